@@ -44,7 +44,11 @@ class FormatError(EverstillError):
 
 
 class TensorError(FormatError):
-    """A tensor whose name, datatype, shape or byte count doesn't fit."""
+    """A tensor whose name, datatype, shape or byte count doesn't fit. `reason` is a short slug for counting."""
+
+    def __init__(self, message: str, *, fix: str = "", reason: str = "bad_tensor") -> None:
+        super().__init__(message, fix=fix)
+        self.reason = reason
 
 
 class UnavailableError(EverstillError):

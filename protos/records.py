@@ -32,6 +32,11 @@ def mint_record_id() -> bytes:
     return bytes(raw)
 
 
+def row_record_id(record_id: bytes, row: int) -> bytes:
+    """Return the id of one row of a request: row 0 has the request's own, others differ from it in their last 4 bytes."""
+    return record_id[:12] + (int.from_bytes(record_id[12:], "big") ^ row).to_bytes(4, "big")
+
+
 def input_key(tensors: Iterable[records_pb2.Tensor]) -> bytes:
     """Return the 128-bit hash of a request's inputs, independent of the order in which they were sent."""
     digest = hashlib.blake2b(digest_size=16)

@@ -43,7 +43,7 @@ def numpy_type(datatype: str) -> np.dtype[Any]:
         return NUMPY_TYPES[datatype]
     except KeyError:
         raise TensorError(
-            f"datatype {datatype!r} is not served here", fix=f"Use one of {', '.join(NUMPY_TYPES)}"
+            f"datatype {datatype!r} is not served here", fix=f"Use one of {', '.join(NUMPY_TYPES)}", reason="wrong_datatype"
         ) from None
 
 
@@ -63,11 +63,12 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     """
     dtype = numpy_type(datatype)
     if any(dimension < 0 for dimension in shape):
-        raise TensorError(f"tensor {name!r} has a negative dimension in its shape {list(shape)}")
+        raise TensorError(f"tensor {name!r} has a negative dimension in its shape {list(shape)}", reason="wrong_shape")
     expected_bytes = math.prod(shape) * dtype.itemsize
     if len(raw) != expected_bytes:
         raise TensorError(
-            f"tensor {name!r} of datatype {datatype} and shape {list(shape)} takes {expected_bytes} bytes, got {len(raw)}"
+            f"tensor {name!r} of datatype {datatype} and shape {list(shape)} takes {expected_bytes} bytes, got {len(raw)}",
+            reason="wrong_bytes",
         )
     return np.frombuffer(raw, dtype).reshape(tuple(shape))
 

@@ -44,6 +44,7 @@ class CaptureSection(Section):
     spool_bytes: int = Field(2**30, description="Bound of the spool on disk, in bytes; the oldest goes first and is counted.", ge=2**16)
     spool_retention_s: float = Field(86_400.0, description="Age after which a spooled sample is dropped and counted, in seconds.", gt=0)
     redact: tuple[RedactionRule, ...] = Field((), description="Inputs that are dropped, zeroed or hashed before the hand-over.")
+    report_interval_s: float = Field(5.0, description="Time between two capture reports on the stream, in seconds.", gt=0)
     mirror_nice: int = Field(10, description="Niceness of the mirror: it gives way to the workers.", ge=0, le=19)
 
 

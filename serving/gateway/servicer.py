@@ -1,0 +1,213 @@
+"""The callers' calls: a servicer converts in, asks, converts out.
+
+Decides statuses and what an answer carries. Refuses to know how the student runs, where samples go or what a teacher is: those
+are callables from worker_app.py. Called by gRPC's threads. Refusals never reach the student; nothing here waits for anything
+but the student (or, before the first version and where the configuration says so, the teacher).
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import grpc
+import structlog
+
+from protos import inference_pb2 as pb
+from protos.errors import EverstillError
+from protos.records import mint_record_id
+from protos.tensors import Array
+from registry.config import ModelSection
+from serving.gateway.admission import Admission
+from serving.gateway.refusal import Refusal
+from serving.gateway.validation import check_inputs, check_model, check_version
+from serving.rpc.convert import infer_response, read_parameters
+from serving.served import Served
+from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
+
+#: What an answer's model_version says when the teacher gave it.
+TEACHER_VERSION = "teacher"
+#: Time that a pass-through call without a deadline may take, in seconds.
+PASS_THROUGH_TIMEOUT_S = 10.0
+ANSWERED = REQUESTS.labels("OK", "")
+
+
+class TeacherAnswer(Protocol):
+    """What pass-through needs of a teacher's answer."""
+
+    @property
+    def output_BC(self) -> Array: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def latency_s(self) -> float: ...
+
+
+class Oversize:
+    """Stands for a request that is larger than allowed; it was not parsed."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+
+class Unreadable:
+    """Stands for bytes that are not a request."""
+
+
+Arrived = pb.ModelInferRequest | Oversize | Unreadable
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """How the servicer reaches the student.
+
+    Args:
+        run: (inputs, deadline on time.monotonic or None) -> (logits [batch, classes], version).
+        version: the serving version's name, or None.
+        no_answer: maps an error of `run` to a refusal.
+    """
+
+    run: Callable[[Mapping[str, Array], float | None], tuple[Array, str]]
+    version: Callable[[], str | None]
+    no_answer: Callable[[EverstillError], Refusal]
+
+
+class Servicer:
+    """Answers the Open Inference Protocol for one model.
+
+    Args:
+        ask_teacher: (inputs, timeout_s) -> answer while there is no version, or None where that is off.
+        capture: told about every answered request; must neither raise nor wait.
+    """
+
+    def __init__(
+        self,
+        model: ModelSection,
+        student: Student,
+        admission: Admission,
+        *,
+        capture: Callable[[Served], None],
+        ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None,
+        refuse_nan: bool,
+        max_message_bytes: int,
+        server_version: str,
+    ) -> None:
+        self._model = model
+        self._student = student
+        self._admission = admission
+        self._capture = capture
+        self._ask_teacher = ask_teacher
+        self._refuse_nan = refuse_nan
+        self._max_message_bytes = max_message_bytes
+        self._server_version = server_version
+        self._log = structlog.get_logger()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a good request would be answered now."""
+        return self._student.version() is not None or self._ask_teacher is not None
+
+    def server_live(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        """Say that the process lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    def server_ready(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        """Say whether requests are answered."""
+        return pb.ServerReadyResponse(ready=self.ready)
+
+    def model_ready(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        """Say whether this model (and version) answers requests."""
+        live = self._student.version()
+        known = request.name == self._model.name and request.version in ("", live)
+        return pb.ModelReadyResponse(ready=known and self.ready)
+
+    def server_metadata(self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext) -> pb.ServerMetadataResponse:
+        """Name the server."""
+        return pb.ServerMetadataResponse(name="everstill", version=self._server_version)
+
+    def model_metadata(self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext) -> pb.ModelMetadataResponse:
+        """Name the model's tensors and its serving version."""
+        live = self._student.version()
+        try:
+            check_model(self._model, request.name)
+            check_version(live, request.version)
+        except Refusal as refusal:
+            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+        response = pb.ModelMetadataResponse(name=self._model.name, versions=[live] if live else [], platform="onnxruntime_onnx")
+        for spec in self._model.inputs:
+            response.inputs.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        response.outputs.add(name=self._model.output, datatype="FP32", shape=[-1, self._model.num_classes])
+        return response
+
+    def read_infer_request(self, data: bytes) -> Arrived:
+        """Parse a request, unless it is too large to."""
+        if len(data) > self._max_message_bytes:
+            return Oversize(len(data))
+        try:
+            return pb.ModelInferRequest.FromString(data)
+        except ValueError:  # protobuf's DecodeError is one
+            return Unreadable()
+
+    def model_infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        """Answer a request from the student."""
+        start = time.perf_counter()
+        try:
+            with self._admission.admit():
+                response = self._infer(request, context)
+        except Refusal as refusal:
+            REQUESTS.labels(refusal.code, refusal.reason).inc()
+            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+        except Exception:  # a supervision point: the caller gets a status, never a traceback, and the process lives
+            REQUESTS.labels("INTERNAL", "bug").inc()
+            self._log.exception("a request failed unexpectedly")
+            context.abort(grpc.StatusCode.INTERNAL, "this gateway failed on the request; its log says why")
+        ANSWERED.inc()
+        REQUEST_SECONDS.observe(time.perf_counter() - start)
+        return response
+
+    def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        if isinstance(request, Oversize):
+            limit = self._max_message_bytes
+            raise Refusal("RESOURCE_EXHAUSTED", "oversize", f"the request has {request.num_bytes} bytes", fix=f"Send at most {limit}")
+        if isinstance(request, Unreadable):
+            raise Refusal("INVALID_ARGUMENT", "unreadable", "the message is not a ModelInferRequest", fix="Send protobuf")
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:
+            raise Refusal("DEADLINE_EXCEEDED", "deadline", "the deadline passed before the request was read", fix="Allow more time")
+        check_model(self._model, request.model_name)
+        check_version(self._student.version(), request.model_version)
+        inputs = check_inputs(self._model, request, refuse_nan=self._refuse_nan)
+        record_id = mint_record_id()
+        if self._student.version() is None and self._ask_teacher is not None:
+            served = self._pass_through(inputs, record_id, remaining_s)
+        else:
+            served = self._run_student(inputs, record_id, remaining_s)
+        served = dataclasses.replace(served, parameters=read_parameters(request.parameters))
+        output_BC = served.teacher_output_BC if served.logits_BC is None else served.logits_BC
+        assert output_BC is not None
+        version = served.version or TEACHER_VERSION
+        response = infer_response(
+            self._model.name, version, {self._model.output: output_BC}, request_id=request.id, parameters={"record_id": record_id.hex()}
+        )
+        ROWS.labels(version).inc(len(output_BC))
+        self._capture(served)
+        return response
+
+    def _run_student(self, inputs: Mapping[str, Array], record_id: bytes, remaining_s: float | None) -> Served:
+        start = time.perf_counter()
+        deadline = None if remaining_s is None else time.monotonic() + remaining_s
+        try:
+            logits_BC, version = self._student.run(inputs, deadline)
+        except EverstillError as error:
+            raise self._student.no_answer(error) from None
+        return Served(record_id, inputs, version, logits_BC, time.perf_counter() - start, None, "", 0.0, {})
+
+    def _pass_through(self, inputs: Mapping[str, Array], record_id: bytes, remaining_s: float | None) -> Served:
+        assert self._ask_teacher is not None
+        PASS_THROUGH_ROWS.inc(len(next(iter(inputs.values()))))
+        timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
+        try:
+            answer = self._ask_teacher(inputs, timeout_s)
+        except EverstillError as error:
+            raise Refusal("UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again") from None
+        return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, {})

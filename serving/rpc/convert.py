@@ -1,0 +1,141 @@
+"""Open Inference Protocol messages to arrays and back, for raw and typed contents.
+
+Decides what a well-formed tensor on the wire is. Knows no model: names and shapes that a model declares are checked by the
+gateway. Called by the servicers and clients; pure functions, any thread.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+
+import numpy as np
+
+from protos import inference_pb2 as pb
+from protos.errors import TensorError
+from protos.tensors import Array, datatype_of, decode, numpy_type
+
+Parameter = bool | int | float | str
+Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor
+
+#: The field of InferTensorContents that carries a datatype's values, as the protocol says.
+CONTENTS_FIELD = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+
+
+def infer_request(
+    model: str,
+    inputs: Mapping[str, Array],
+    *,
+    outputs: Iterable[str] = (),
+    request_id: str = "",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> pb.ModelInferRequest:
+    """Return a request with raw contents. An array of shape [batch, ...] for each input."""
+    request = pb.ModelInferRequest(model_name=model, id=request_id)
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    for name in outputs:
+        request.outputs.add(name=name)
+    write_parameters(request.parameters, parameters or {})
+    return request
+
+
+def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
+    """Return a request's tensors as read-only arrays, raw ones without a copy.
+
+    Raises:
+        TensorError: raw and typed contents mixed, a name sent twice, or contents that don't fit datatype and shape.
+    """
+    return _read(request.inputs, request.raw_input_contents)
+
+
+def read_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """Return an answer's tensors; raises as `read_inputs`."""
+    return _read(response.outputs, response.raw_output_contents)
+
+
+def infer_response(
+    model: str,
+    version: str,
+    outputs: Mapping[str, Array],
+    *,
+    request_id: str = "",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> pb.ModelInferResponse:
+    """Return an answer with raw contents."""
+    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
+    for name, array in outputs.items():
+        response.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    write_parameters(response.parameters, parameters or {})
+    return response
+
+
+def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    """Return request or answer parameters as plain values; one without a value is left out."""
+    plain: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is not None:
+            plain[name] = getattr(parameter, choice)
+    return plain
+
+
+def write_parameters(target: MutableMapping[str, pb.InferParameter], parameters: Mapping[str, Parameter]) -> None:
+    """Set plain values as protocol parameters."""
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            target[name].bool_param = value
+        elif isinstance(value, int):
+            target[name].int64_param = value
+        elif isinstance(value, float):
+            target[name].double_param = value
+        else:
+            target[name].string_param = value
+
+
+def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
+    if raw and len(raw) != len(tensors):
+        raise TensorError(
+            f"the message has {len(tensors)} tensors but {len(raw)} raw contents", fix="Send one raw content for each tensor, or none"
+        )
+    arrays: dict[str, Array] = {}
+    for place, tensor in enumerate(tensors):
+        if tensor.name in arrays:
+            raise TensorError(f"tensor {tensor.name!r} is sent twice", fix="Send each tensor once")
+        if raw and tensor.HasField("contents"):
+            raise TensorError(
+                f"tensor {tensor.name!r} has typed contents in a message with raw contents", fix="Use one of the two for the whole message"
+            )
+        if raw:
+            arrays[tensor.name] = decode(tensor.name, tensor.datatype, tensor.shape, raw[place])
+        else:
+            arrays[tensor.name] = _from_contents(tensor)
+    return arrays
+
+
+def _from_contents(tensor: Tensor) -> Array:
+    """Return a tensor's typed contents as an array of its datatype and shape."""
+    dtype = numpy_type(tensor.datatype)
+    field = CONTENTS_FIELD.get(tensor.datatype)
+    if field is None:
+        raise TensorError(f"tensor {tensor.name!r} of datatype {tensor.datatype} has no typed contents", fix="Send it as raw contents")
+    for other, values in tensor.contents.ListFields():
+        if other.name != field and values:
+            raise TensorError(
+                f"tensor {tensor.name!r} of datatype {tensor.datatype} has {other.name}", fix=f"Put its values in {field}"
+            )
+    wide = np.array(getattr(tensor.contents, field), dtype=np.float64 if dtype.kind == "f" else None)
+    if dtype.kind in "iu" and wide.size and (wide.min() < np.iinfo(dtype).min or wide.max() > np.iinfo(dtype).max):
+        raise TensorError(f"tensor {tensor.name!r} has a value outside the range of {tensor.datatype}")
+    return decode(tensor.name, tensor.datatype, tensor.shape, wide.astype(dtype).tobytes())

@@ -1,0 +1,31 @@
+"""What the servicer tells the rest of the worker about one answered request. Arrays are borrowed: read them, don't keep them."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from protos.tensors import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """One answered request of one or more rows.
+
+    Args:
+        record_id: id of the request; row i has `records.row_record_id(record_id, i)`.
+        inputs: arrays [batch, ...].
+        version: of the student that answered; empty while passing through.
+        logits_BC: the student's answer, None while passing through.
+        latency_s: time of the student's run, waiting in the batcher included.
+        teacher_output_BC: the teacher's answer, where the caller got it.
+        parameters: the request's parameters.
+    """
+
+    record_id: bytes
+    inputs: Mapping[str, Array]
+    version: str
+    logits_BC: Array | None
+    latency_s: float
+    teacher_output_BC: Array | None
+    teacher_version: str
+    teacher_latency_s: float
+    parameters: Mapping[str, bool | int | float | str]

@@ -1,0 +1,44 @@
+"""The teacher budget: a hard cap on rows asked, checked before a call is made. A retry is a call; a crash forfeits what it took.
+
+Two bounds at once: a share of the rows that were answered (with a burst ahead of it), and rows a second. The count lives in the
+ring's header, so a restarted mirror goes on where it was. One thread.
+"""
+
+import time
+from collections.abc import Callable
+
+from serving.config import TeacherSection
+from serving.shadow.ring import Ring
+
+
+class Budget:
+    """Args:
+    ring: knows the rows seen, and keeps the rows spent.
+    clock: monotonic seconds.
+    """
+
+    def __init__(self, settings: TeacherSection, ring: Ring, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._ring = ring
+        self._clock = clock
+        self._tokens = settings.max_calls_per_s
+        self._refilled_at = clock()
+
+    def reserve(self, rows: int) -> bool:
+        """Take the right to ask about `rows` rows once; False where either bound forbids it."""
+        now = self._clock()
+        rate = self._settings.max_calls_per_s
+        self._tokens = min(rate, self._tokens + (now - self._refilled_at) * rate)
+        self._refilled_at = now
+        allowed = self._settings.budget_burst + self._settings.budget_ratio * self._ring.rows_seen
+        spent = self._ring.teacher_rows
+        if spent + rows > allowed or self._tokens < rows:
+            return False
+        self._tokens -= rows
+        self._ring.teacher_rows = spent + rows
+        return True
+
+    def refund(self, rows: int) -> None:
+        """Give back what was reserved and not spent."""
+        self._tokens += rows
+        self._ring.teacher_rows -= rows

@@ -1,0 +1,106 @@
+"""Capture: the worker's side of shadow sampling - toss the coins, redact, pack, hand over. The caller never pays for it.
+
+Decides which rows become samples and what is in one. Never raises and never waits: a full ring drops the sample and counts it.
+Called by gRPC threads with each answered request; `set_trial` by the control thread.
+"""
+
+import time
+
+import structlog
+
+from protos import records_pb2 as records
+from protos.records import ARM_TRIAL, input_key, keyed_tag, row_record_id
+from protos.tensors import to_record
+from registry.config import ModelSection
+from serving.config import CaptureSection, TeacherSection
+from serving.served import Served
+from serving.shadow.redact import check_rules, redact
+from serving.shadow.ring import Ring
+from serving.shadow.sampler import Arms, policy_id, toss
+from serving.telemetry import DROPPED, SAMPLES
+
+#: Request parameters with a meaning here.
+NO_CAPTURE, SLICE, SUBJECT_KEY = "no_capture", "slice", "subject_key"
+STRATUM_SERVED, STRATUM_PASS_THROUGH = "served", "pass_through"
+KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
+MAX_TAG_CHARACTERS = 64
+
+
+class Capture:
+    """Samples answered requests into a ring.
+
+    Raises:
+        ConfigurationError: at construction, where a redaction rule protects nothing.
+    """
+
+    def __init__(self, settings: CaptureSection, teacher: TeacherSection, model: ModelSection, ring: Ring) -> None:
+        check_rules(settings.redact, model.inputs)
+        self._settings = settings
+        self._key = settings.seed.get_secret_value().encode()[:64]
+        self._policy = policy_id(rate=settings.rate)
+        self._teacher_kind = KINDS[teacher.kind]
+        self._output = model.output
+        self._ring = ring
+        self._trial: tuple[str, float] = ("", 0.0)
+        self._log = structlog.get_logger()
+
+    def set_trial(self, trial_id: str, share: float) -> None:
+        """Hand a share of rows over for a trial; an empty id ends it."""
+        self._trial = (trial_id, share if trial_id else 0.0)
+
+    def offer(self, served: Served) -> None:
+        """Sample the rows of an answered request."""
+        try:
+            self._offer(served)
+        except Exception:  # a supervision point: capture must never cost a caller the answer
+            DROPPED.labels(STRATUM_SERVED, "error").inc()
+            self._log.exception("a sample was lost to an error")
+
+    def _offer(self, served: Served) -> None:
+        num_rows = len(next(iter(served.inputs.values())))
+        self._ring.count_seen(num_rows)
+        if served.parameters.get(NO_CAPTURE):
+            return
+        trial_id, share = self._trial
+        passed_through = served.logits_BC is None
+        for row in range(num_rows):
+            record_id = row_record_id(served.record_id, row)
+            arms = toss(self._key, record_id, rate=self._settings.rate, trial_share=share, passed_through=passed_through)
+            if not arms:
+                continue
+            sample = self._pack(served, row, record_id, arms, trial_id)
+            if self._ring.append(sample.SerializeToString()):
+                for arm, _ in arms:
+                    SAMPLES.labels(arm).inc()
+            else:
+                DROPPED.labels(sample.stratum, "ring_full").inc()
+
+    def _pack(self, served: Served, row: int, record_id: bytes, arms: Arms, trial_id: str) -> records.Sample:
+        rows = {name: array[row : row + 1] for name, array in served.inputs.items()}
+        tensors = [to_record(name, array) for name, array in redact(self._settings.redact, self._key, rows).items()]
+        parameters = served.parameters
+        sample = records.Sample(
+            record_id=record_id,
+            input_key=input_key(tensors),
+            time_unix_ns=time.time_ns(),
+            stratum=STRATUM_PASS_THROUGH if served.logits_BC is None else STRATUM_SERVED,
+            slice=str(parameters.get(SLICE, ""))[:MAX_TAG_CHARACTERS],
+            inputs=tensors,
+            arms=[records.ArmTaken(arm=arm, probability=probability) for arm, probability in arms],
+            policy_id=self._policy,
+        )
+        if SUBJECT_KEY in parameters:
+            sample.subject_tag = keyed_tag(self._key, str(parameters[SUBJECT_KEY]))
+        if any(arm == ARM_TRIAL for arm, _ in arms):
+            sample.trial_id = trial_id
+        if served.logits_BC is not None:
+            sample.student.version = served.version
+            sample.student.latency_s = served.latency_s
+            sample.student.logits.CopyFrom(to_record(self._output, served.logits_BC[row : row + 1]))
+        elif served.teacher_output_BC is not None:
+            sample.teacher.version = served.teacher_version
+            sample.teacher.kind = self._teacher_kind
+            sample.teacher.latency_s = served.teacher_latency_s
+            sample.teacher.cost = 1.0
+            sample.teacher.output.CopyFrom(to_record("output", served.teacher_output_BC[row : row + 1]))
+        return sample

@@ -1,0 +1,84 @@
+"""The embedded stream's writer. Offsets are given inside one transaction, so they have no gaps and are never given twice."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sqlite3
+import time
+
+from protos.embedded_stream import connect
+from protos.errors import UnavailableError
+from protos.records import SCHEMA_HEADER, SCHEMA_VERSION
+
+#: Time between two looks for messages past their retention.
+RETENTION_INTERVAL_S = 60.0
+HEADERS = json.dumps({SCHEMA_HEADER: str(SCHEMA_VERSION)})
+
+
+class StreamUnavailable(UnavailableError):
+    """The stream took nothing: locked, away, or its disk is full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One message for the stream: `value` is a batch of records."""
+
+    topic: str
+    partition: int
+    value: bytes
+
+
+class EmbeddedPublisher:
+    """Publishes to one SQLite file; it is made at the first use. One thread."""
+
+    def __init__(self, path: pathlib.Path, *, retention_s: float) -> None:
+        self._path = path
+        self._retention_s = retention_s
+        self._connection: sqlite3.Connection | None = None
+        self._cleaned_at = 0.0
+
+    def publish(self, messages: list[Message]) -> None:
+        """Write messages, all or none, in order.
+
+        Raises:
+            StreamUnavailable: none was written; keep them and try again.
+        """
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+            self._write(self._connection, messages)
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StreamUnavailable(
+                f"the stream {self._path} took nothing: {error}", fix="Check that its disk has room and the file is not damaged"
+            ) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _write(self, connection: sqlite3.Connection, messages: list[Message]) -> None:
+        now_ns = time.time_ns()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for message in messages:
+                row = connection.execute(
+                    "INSERT INTO next_offset VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET offset = offset + 1 RETURNING offset - 1",
+                    (message.topic, message.partition),
+                ).fetchone()
+                connection.execute(
+                    "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)",
+                    (message.topic, message.partition, row[0], now_ns, HEADERS, message.value),
+                )
+            if time.monotonic() - self._cleaned_at > RETENTION_INTERVAL_S:
+                self._cleaned_at = time.monotonic()
+                connection.execute("DELETE FROM message WHERE time_unix_ns < ?", (now_ns - int(self._retention_s * 1e9),))
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,66 @@
+"""Redaction: what the configuration declares must not leave the worker is dropped, zeroed or hashed before the hand-over.
+
+Decides on captured copies only; what the student answered is untouched. Pure; any thread.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from protos.errors import ConfigurationError
+from protos.tensors import Array
+from registry.config import TensorSpec
+from serving.config import RedactionRule
+
+
+def check_rules(rules: Sequence[RedactionRule], inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a rule that names no tensor or column of the model.
+
+    Raises:
+        ConfigurationError: a rule that would silently protect nothing.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    for rule in rules:
+        if rule.tensor not in specs:
+            raise ConfigurationError(f"capture.redact names the tensor {rule.tensor!r}", fix=f"The model has {', '.join(specs)}")
+        width = specs[rule.tensor].shape[-1]
+        for column in rule.columns:
+            if column < 0 or (width != -1 and column >= width):
+                raise ConfigurationError(f"capture.redact names column {column} of {rule.tensor!r}", fix=f"It has {width}")
+        if rule.action == "drop" and rule.columns:
+            raise ConfigurationError(f"capture.redact drops columns of {rule.tensor!r}", fix="Zero or hash them, or drop the tensor")
+
+
+def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the inputs as the rules leave them; untouched arrays are shared, changed ones are copies."""
+    left = dict(inputs)
+    for rule in rules:
+        if rule.action == "drop":
+            left.pop(rule.tensor, None)
+            continue
+        if rule.tensor not in left:
+            continue
+        array = left[rule.tensor].copy()
+        columns = list(rule.columns) if rule.columns else slice(None)
+        if rule.action == "zero":
+            array[..., columns] = 0
+        else:
+            array[..., columns] = _hashed(key, array[..., columns])
+        left[rule.tensor] = array
+    return left
+
+
+def _hashed(key: bytes, values: Array) -> Array:
+    """Return a keyed hash of each value in the values' own type: equal values stay equal, nothing else is kept."""
+    hashed = np.empty_like(values)
+    bound = min(2**24, 2 ** (8 * values.dtype.itemsize - 1)) if values.dtype.kind in "iu" else 2**11
+    flat_in, flat_out = values.reshape(-1), hashed.reshape(-1)
+    known: dict[bytes, int] = {}
+    for place, value in enumerate(flat_in):
+        raw = value.tobytes()
+        if raw not in known:
+            digest = hashlib.blake2b(raw, digest_size=8, key=key, person=b"everstill-redact").digest()
+            known[raw] = int.from_bytes(digest, "little") % bound
+        flat_out[place] = known[raw]
+    return hashed

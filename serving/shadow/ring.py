@@ -1,0 +1,221 @@
+"""The ring: how a worker hands samples to the mirror without waiting - a memory-mapped file, one producer, one consumer.
+
+Byte format (little-endian; also in docs/formats.md, so that a worker in another language can write it):
+
+  header, 4,096 bytes
+      0  magic "EVRING01"        8  capacity u64: bytes of data after the header     16  epoch u64: when it was made
+     64  written u64: bytes ever committed, the commit word      72  next_sequence u64      80  rows_seen u64      88  dropped u64
+    128  read u64: bytes ever accepted by the consumer          136  teacher_rows u64: the mirror's own count, see budget.py
+  data: frames, each at a multiple of 8, never split over the end
+      u32 length, u32 crc32 of sequence and payload, u64 sequence, payload, padding
+      length 0xFFFFFFFF: the rest up to the end is empty, go on at the start
+
+The producer writes a frame, then `written`: a frame of a killed producer is never seen. The consumer moves `read` only after
+the samples are safe elsewhere: a killed consumer loses nothing. A frame whose checksum is wrong (a machine that lost power) is
+skipped, and shows as a gap in the sequence.
+"""
+
+import mmap
+import os
+import pathlib
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+
+from protos.errors import FormatError, UnavailableError
+
+MAGIC = b"EVRING01"
+HEADER_BYTES = 4096
+CAPACITY, EPOCH = 8, 16
+WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED = 64, 72, 80, 88
+READ, TEACHER_ROWS = 128, 136
+WRAP = 0xFFFFFFFF
+_FRAME = struct.Struct("<IIQ")
+_WORD = struct.Struct("<Q")
+
+
+def create(path: pathlib.Path, capacity_bytes: int) -> None:
+    """Make the ring's file, or keep one that is there: what the last process left in it is still to be read.
+
+    Raises:
+        UnavailableError: the folder can't be written, the disk is full, or a ring of another size still holds samples.
+    """
+    capacity_bytes -= capacity_bytes % 8
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists():
+            if _is_usable(path, capacity_bytes):
+                return
+            path.unlink()
+        aside = path.with_suffix(".new")
+        with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + capacity_bytes)
+            file.write(MAGIC + _WORD.pack(capacity_bytes) + _WORD.pack(time.time_ns()))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except OSError as error:
+        raise UnavailableError(f"cannot make the ring {path}: {error.strerror}", fix="Make room or set capture.dir") from None
+
+
+def _is_usable(path: pathlib.Path, capacity_bytes: int) -> bool:
+    """Whether the file is a ring of this size; one of another size may be replaced only when it is empty."""
+    try:
+        ring = Ring(path)
+    except FormatError:
+        return False
+    try:
+        if ring.capacity == capacity_bytes:
+            return True
+        if ring.pending_bytes:
+            raise UnavailableError(
+                f"the ring {path} has {ring.capacity} bytes and still holds samples", fix="Start once with the old capture.ring_bytes, or remove it"
+            )
+        return False
+    finally:
+        ring.close()
+
+
+class Ring:
+    """One end of a ring: a worker uses `append` and the counters, the mirror `read` and `advance`.
+
+    `append` may be called by several threads of one process; `read` and `advance` by one.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Map a ring that `create` made.
+
+        Raises:
+            FormatError: the file is not a ring. UnavailableError: it can't be opened.
+        """
+        try:
+            with path.open("r+b") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size <= HEADER_BYTES:
+                    raise FormatError(f"{path} is not a ring: only {size} bytes", fix="Remove it")
+                self._map = mmap.mmap(file.fileno(), 0)
+        except OSError as error:
+            raise UnavailableError(f"cannot open the ring {path}: {error.strerror}", fix="Check capture.dir") from None
+        self.capacity = self._word(CAPACITY)
+        if self._map[:8] != MAGIC or self.capacity + HEADER_BYTES != size or self.capacity % 8:
+            self._map.close()
+            raise FormatError(f"{path} is not a ring of version 1", fix="Remove it")
+        self._lock = threading.Lock()
+        self._cursor = self._word(READ)
+        self._expected: int | None = None
+        self.gaps = 0
+
+    @property
+    def epoch(self) -> int:
+        """When the ring was made: sequences of different epochs don't compare."""
+        return self._word(EPOCH)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes written and not yet accepted."""
+        return self._word(WRITTEN) - self._word(READ)
+
+    @property
+    def rows_seen(self) -> int:
+        """Rows that the worker answered since the ring was made."""
+        return self._word(ROWS_SEEN)
+
+    @property
+    def dropped(self) -> int:
+        """Sampled rows that found the ring full."""
+        return self._word(DROPPED)
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number that the next frame gets."""
+        return self._word(NEXT_SEQUENCE)
+
+    @property
+    def teacher_rows(self) -> int:
+        """Rows asked of the teacher since the ring was made; the mirror's."""
+        return self._word(TEACHER_ROWS)
+
+    @teacher_rows.setter
+    def teacher_rows(self, rows: int) -> None:
+        _WORD.pack_into(self._map, TEACHER_ROWS, rows)
+
+    def count_seen(self, rows: int) -> None:
+        """Count answered rows, sampled or not: the denominator of every estimate."""
+        with self._lock:
+            _WORD.pack_into(self._map, ROWS_SEEN, self._word(ROWS_SEEN) + rows)
+
+    def append(self, payload: bytes) -> bool:
+        """Hand a payload over, or count it as dropped and return False where there is no room. Never waits for the consumer."""
+        length = len(payload)
+        size = _padded(_FRAME.size + length)
+        with self._lock:
+            written = self._word(WRITTEN)
+            start = written % self.capacity
+            to_end = self.capacity - start
+            skip = to_end if size > to_end else 0
+            if size + skip > self.capacity - (written - self._word(READ)) or size > self.capacity:
+                _WORD.pack_into(self._map, DROPPED, self._word(DROPPED) + 1)
+                return False
+            sequence = self._word(NEXT_SEQUENCE)
+            if skip:
+                struct.pack_into("<I", self._map, HEADER_BYTES + start, WRAP)
+                start = 0
+            place = HEADER_BYTES + start
+            self._map[place + _FRAME.size : place + _FRAME.size + length] = payload
+            _FRAME.pack_into(self._map, place, length, _checksum(sequence, payload), sequence)
+            _WORD.pack_into(self._map, NEXT_SEQUENCE, sequence + 1)
+            _WORD.pack_into(self._map, WRITTEN, written + skip + size)
+        return True
+
+    def read(self, max_frames: int) -> list[tuple[int, bytes]]:
+        """Return the next frames as (sequence, payload), oldest first, without accepting them; call `advance` for that."""
+        frames = []
+        for sequence, payload in self._frames():
+            if self._expected is not None and sequence > self._expected:
+                self.gaps += sequence - self._expected
+            self._expected = sequence + 1
+            frames.append((sequence, payload))
+            if len(frames) == max_frames:
+                break
+        return frames
+
+    def advance(self) -> None:
+        """Accept all that `read` returned: their room is free, and they are never returned again."""
+        _WORD.pack_into(self._map, READ, self._cursor)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._map.close()
+
+    def _frames(self) -> Iterator[tuple[int, bytes]]:
+        written = self._word(WRITTEN)
+        while self._cursor < written:
+            start = self._cursor % self.capacity
+            place = HEADER_BYTES + start
+            length: int = struct.unpack_from("<I", self._map, place)[0]
+            if length == WRAP:
+                self._cursor += self.capacity - start
+                continue
+            end = place + _FRAME.size + length
+            if start + _FRAME.size + length > self.capacity or self._cursor + _padded(_FRAME.size + length) > written:
+                self._cursor = written  # unreadable: everything up to the commit word is lost, and counted as a gap
+                return
+            _, checksum, sequence = _FRAME.unpack_from(self._map, place)
+            payload = self._map[place + _FRAME.size : end]
+            self._cursor += _padded(_FRAME.size + length)
+            if checksum == _checksum(sequence, payload):
+                yield sequence, payload
+
+    def _word(self, place: int) -> int:
+        value: int = _WORD.unpack_from(self._map, place)[0]
+        return value
+
+
+def _padded(size: int) -> int:
+    return size + -size % 8
+
+
+def _checksum(sequence: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(_WORD.pack(sequence)))

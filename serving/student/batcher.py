@@ -1,0 +1,162 @@
+"""The batcher: joins requests that wait into one run of the student. Nobody waits for company.
+
+Decides who runs with whom: a request that finds the student idle runs at once; requests that arrive during a run wait for its
+end, and the first of them then leads those of its shape. The leader's own thread does the run; there is no thread of the
+batcher. Called by gRPC threads.
+"""
+
+import collections
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from protos.errors import EverstillError
+from protos.tensors import Array
+from serving.student.slot import Slot
+from serving.telemetry import BATCH_ROWS
+
+Shape = tuple[tuple[str, tuple[int, ...]], ...]
+#: Shapes remembered for warming the next version up.
+RECENT_SHAPES = 8
+
+
+class DeadlinePassed(EverstillError):
+    """The caller's deadline passed while the request waited; it was not run."""
+
+
+class _Waiting:
+    """A request in the batcher: its rows, and what becomes of it."""
+
+    __slots__ = ("deadline", "error", "inputs", "logits", "num_rows", "shape", "signal", "version")
+
+    def __init__(self, inputs: Mapping[str, Array], deadline: float | None) -> None:
+        self.inputs = inputs
+        self.deadline = deadline
+        self.num_rows = len(next(iter(inputs.values())))
+        self.shape: Shape = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
+        self.signal = threading.Event()
+        self.logits: Array | None = None
+        self.version = ""
+        self.error: EverstillError | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.logits is not None or self.error is not None
+
+
+class Batcher:
+    """Joins waiting requests in front of a slot.
+
+    Args:
+        max_batch: rows in one run; a single request with more runs alone.
+    """
+
+    def __init__(self, slot: Slot, *, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slot = slot
+        self._max_batch = max_batch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._busy = False
+        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._recent: dict[tuple[int, Shape], None] = {}
+
+    def run(self, inputs: Mapping[str, Array], *, deadline: float | None = None) -> tuple[Array, str]:
+        """Return logits [batch, classes] and the version that gave them.
+
+        Args:
+            inputs: arrays [batch, ...], checked against the model already.
+            deadline: on this batcher's clock, in seconds.
+
+        Raises:
+            NoVersion, StudentError, DeadlinePassed: this request got no answer.
+        """
+        mine = _Waiting(inputs, deadline)
+        with self._lock:
+            leading = not self._busy
+            if leading:
+                self._busy = True
+            else:
+                self._queue.append(mine)
+        if not leading:
+            mine.signal.wait()
+        if not mine.settled:
+            self._lead(mine)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.logits is not None
+        return mine.logits, mine.version
+
+    def recent_shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Return the newest batch shapes that ran, by input name, for warming a version up."""
+        with self._lock:
+            return [{name: (num_rows, *rest) for name, rest in shape} for num_rows, shape in self._recent]
+
+    def _lead(self, mine: _Waiting) -> None:
+        """Run the leader's rows with those that fit, then pass the lead on."""
+        with self._lock:
+            batch = [mine, *self._take(mine)]
+        try:
+            self._execute(batch)
+        finally:
+            with self._lock:
+                successor = self._queue.popleft() if self._queue else None
+                self._busy = successor is not None
+            if successor:
+                successor.signal.set()
+            for one in batch[1:]:
+                one.signal.set()
+
+    def _take(self, mine: _Waiting) -> list[_Waiting]:
+        """Take the waiting requests of the leader's shape, in order, as far as they fit."""
+        taken: list[_Waiting] = []
+        rows = mine.num_rows
+        for one in list(self._queue):
+            if one.shape == mine.shape and rows + one.num_rows <= self._max_batch:
+                taken.append(one)
+                rows += one.num_rows
+        for one in taken:
+            self._queue.remove(one)
+        return taken
+
+    def _execute(self, batch: list[_Waiting]) -> None:
+        now = self._clock()
+        alive = []
+        for one in batch:
+            if one.deadline is not None and one.deadline <= now:
+                one.error = DeadlinePassed("the deadline passed before the student ran", fix="Allow more time or send less at once")
+            else:
+                alive.append(one)
+        if not alive:
+            return
+        try:
+            with self._slot.lease() as session:
+                inputs = alive[0].inputs if len(alive) == 1 else _join([one.inputs for one in alive])
+                logits_BC = session.run(dict(inputs))
+                version = session.version
+        except EverstillError as error:
+            for one in alive:
+                one.error = error
+            return
+        start = 0
+        for one in alive:
+            one.logits, one.version = logits_BC[start : start + one.num_rows], version
+            start += one.num_rows
+        BATCH_ROWS.observe(start)
+        self._remember(start, alive[0].shape)
+
+    def _remember(self, num_rows: int, shape: Shape) -> None:
+        key = (num_rows, shape)
+        if key in self._recent:
+            return
+        with self._lock:
+            self._recent[key] = None
+            if len(self._recent) > RECENT_SHAPES:
+                with contextlib.suppress(StopIteration):
+                    del self._recent[next(iter(self._recent))]
+
+
+def _join(parts: list[Mapping[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

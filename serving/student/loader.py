@@ -1,0 +1,110 @@
+"""The loader: takes a version from the registry to the slot - fetch, verify, load, warm up, check golden answers, swap.
+
+Decides whether a version is fit to serve; whatever is wrong with it, the old one goes on. Knows nothing of verdicts: it follows
+the pointer. Runs in the control channel's thread, beside the requests.
+"""
+
+import pathlib
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import structlog
+
+from protos.errors import EverstillError
+from protos.tensors import Array, numpy_type
+from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle
+from registry.config import ModelSection
+from registry.store import ObjectStore
+from serving.student.session import StudentError, StudentSession
+from serving.student.slot import Slot
+from serving.telemetry import REFUSED, SWAPS
+
+#: Difference of a golden logit that another machine's arithmetic may cause; absolute and relative.
+GOLDEN_TOLERANCE = 1e-3
+
+
+class Loader:
+    """Loads versions into a slot.
+
+    Args:
+        recent_shapes: batch shapes that callers sent lately, by input name.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        slot: Slot,
+        model: ModelSection,
+        *,
+        cache: pathlib.Path,
+        threads: int,
+        drain_deadline_s: float,
+        recent_shapes: Callable[[], list[dict[str, tuple[int, ...]]]],
+    ) -> None:
+        self._store = store
+        self._slot = slot
+        self._model = model
+        self._cache = cache
+        self._threads = threads
+        self._drain_deadline_s = drain_deadline_s
+        self._recent_shapes = recent_shapes
+        self._log = structlog.get_logger()
+
+    def load(self, digest: str) -> str | None:
+        """Make a version serve; returns None, or why it was refused (the old version serves on)."""
+        if self._slot.digest == digest:
+            return None
+        try:
+            session = self._prepare(fetch_bundle(self._store, digest, self._cache))
+        except (BundleError, StudentError) as error:
+            return self._refuse(digest, error, error.reason)
+        except EverstillError as error:
+            return self._refuse(digest, error, "unavailable")
+        drained = self._slot.swap(session, drain_deadline_s=self._drain_deadline_s)
+        SWAPS.inc()
+        self._log.info("version swapped in", version=session.version, digest=digest, drained=drained)
+        return None
+
+    def _prepare(self, bundle: LocalBundle) -> StudentSession:
+        """Return the loaded, warmed and checked version.
+
+        Raises:
+            StudentError: it is for another model, or doesn't give its golden answers.
+        """
+        outputs = bundle.manifest.output
+        if bundle.manifest.inputs != self._model.inputs or outputs.name != self._model.output or outputs.shape[-1] != self._model.num_classes:
+            raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
+        session = StudentSession.load(bundle, threads=self._threads)
+        golden = read_golden(bundle)
+        expected_BC = golden.pop("logits")
+        actual_BC = session.run(golden)
+        if actual_BC.shape != expected_BC.shape or not np.allclose(actual_BC, expected_BC, GOLDEN_TOLERANCE, GOLDEN_TOLERANCE):
+            raise StudentError(f"version {bundle.version} doesn't give its golden answers", "wrong_golden")
+        if not np.isfinite(actual_BC).all():
+            raise StudentError(f"version {bundle.version} answers with NaN or infinity", "not_finite")
+        types = {spec.name: numpy_type(spec.datatype) for spec in self._model.inputs}
+        for shapes in self._recent_shapes():
+            session.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
+        return session
+
+    def _refuse(self, digest: str, error: EverstillError, reason: str) -> str:
+        REFUSED.labels(reason).inc()
+        self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
+        return f"{reason}: {error}"
+
+
+def read_golden(bundle: LocalBundle) -> dict[str, Array]:
+    """Return a bundle's golden inputs by name, and their expected `logits`.
+
+    Raises:
+        StudentError: the file isn't what it should be.
+    """
+    try:
+        with np.load(bundle.folder / GOLDEN, allow_pickle=False) as arrays:
+            golden = {name.removeprefix("input:"): arrays[name] for name in arrays.files}
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise StudentError(f"the golden answers of version {bundle.version} can't be read: {error}", "wrong_golden") from None
+    if set(golden) != {"logits", *(spec.name for spec in bundle.manifest.inputs)}:
+        raise StudentError(f"the golden answers of version {bundle.version} are for other tensors", "wrong_golden")
+    return golden

@@ -1,0 +1,57 @@
+"""The circuit breaker between mirror and teacher: after some failures in a row, calls are not even tried for a while.
+
+closed -> (failures in a row) -> open -> (time) -> half-open, one call -> closed or open again. Thread-safe.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class CircuitBreaker:
+    """Args:
+    failures: failed calls in a row that open it.
+    open_s: time until one call is let through.
+    clock: monotonic seconds.
+    """
+
+    def __init__(self, failures: int, open_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._failures_to_open = failures
+        self._open_s = open_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._opened_at: float | None = None
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are refused, the half-open state's single call aside."""
+        return self._opened_at is not None
+
+    def allow(self) -> bool:
+        """Return whether a call may be made now; a half-open breaker allows one."""
+        with self._lock:
+            if self._opened_at is None:
+                return True
+            if self._probing or self._clock() - self._opened_at < self._open_s:
+                return False
+            self._probing = True
+            return True
+
+    def abandoned(self) -> None:
+        """Note that an allowed call was not made after all."""
+        with self._lock:
+            self._probing = False
+
+    def succeeded(self) -> None:
+        """Note an answered call: the breaker closes."""
+        with self._lock:
+            self._failures, self._opened_at, self._probing = 0, None, False
+
+    def failed(self) -> None:
+        """Note a failed call: enough of them in a row, or a failed probe, open the breaker."""
+        with self._lock:
+            self._failures += 1
+            if self._probing or self._failures >= self._failures_to_open:
+                self._opened_at, self._probing = self._clock(), False

@@ -1,0 +1,136 @@
+"""The teacher as the gateway sees it: any Open Inference Protocol server, asked under a deadline, with retries and a breaker.
+
+Decides when a call is retried and when the teacher counts as away. Knows nothing of sampling or budgets beyond the
+`before_attempt` hook, which is asked before every attempt, so that a retry is paid for before it is made. Called by the mirror
+(shadow samples) and, before the first version, by the worker (pass-through). Thread-safe.
+"""
+
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import grpc
+
+from protos.errors import EverstillError, UnavailableError
+from protos.tensors import Array
+from serving.config import TeacherSection
+from serving.rpc.convert import infer_request, read_outputs
+from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.teacher.breaker import CircuitBreaker
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+#: First wait between two attempts; doubles, with full jitter.
+BACKOFF_S = 0.05
+RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
+
+
+class TeacherUnavailable(UnavailableError):
+    """No answer: away, too slow, or the breaker is open. `attempts` is the number of calls made."""
+
+    def __init__(self, message: str, attempts: int) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+
+
+class TeacherRefused(EverstillError):
+    """The teacher says that this request is wrong; asking again won't help. `attempts` is the number of calls made."""
+
+    def __init__(self, message: str, attempts: int) -> None:
+        super().__init__(message, fix="Compare the teacher's inputs with [model] in the configuration")
+        self.attempts = attempts
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherAnswer:
+    """output_BC: the teacher's output, float32 [batch, classes]; version: as it names itself; attempts: calls made."""
+
+    output_BC: Array
+    version: str
+    latency_s: float
+    attempts: int
+
+
+class TeacherClient:
+    """A connection to the teacher."""
+
+    def __init__(self, settings: TeacherSection, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self.breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_open_s, clock)
+        self._stopping = threading.Event()
+        self._channel = grpc.insecure_channel(
+            settings.address,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
+        )
+        self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def ask(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        timeout_s: float | None = None,
+        attempts: int | None = None,
+        before_attempt: Callable[[], bool] = lambda: True,
+    ) -> TeacherAnswer:
+        """Ask the teacher about rows [batch, ...].
+
+        Args:
+            timeout_s: deadline of one attempt; the configured one where None.
+            attempts: most calls to make; the configured number where None.
+            before_attempt: asked before each call; False means that the budget doesn't allow it.
+
+        Raises:
+            TeacherUnavailable: no answer; the samples are kept for later.
+            TeacherRefused: the teacher doesn't take such inputs.
+        """
+        most = attempts or self._settings.attempts
+        made, reason = 0, "the circuit breaker is open"
+        while made < most and self.breaker.allow():
+            if made and self._stopping.wait(random.uniform(0, BACKOFF_S * 2**made)):
+                break
+            if not before_attempt():
+                self.breaker.abandoned()
+                reason = "the budget allows no call"
+                break
+            made += 1
+            start = time.perf_counter()
+            try:
+                response = self._stub.ModelInfer(
+                    infer_request(self._settings.model, inputs, outputs=[self._settings.output]),
+                    timeout=timeout_s or self._settings.timeout_s,
+                )
+                output = read_outputs(response)[self._settings.output]
+            except grpc.RpcError as error:
+                reason = self._note_failure(error, made)
+                continue
+            except KeyError:
+                self.breaker.succeeded()
+                raise TeacherRefused(f"the teacher's answer has no output {self._settings.output!r}", made) from None
+            self.breaker.succeeded()
+            return TeacherAnswer(output.astype("float32"), response.model_version, time.perf_counter() - start, made)
+        raise TeacherUnavailable(f"the teacher at {self._settings.address} gave no answer: {reason}", made)
+
+    def close(self) -> None:
+        """Stop waiting and close the connection."""
+        self._stopping.set()
+        self._channel.close()
+
+    def _note_failure(self, error: grpc.RpcError, made: int) -> str:
+        """Return why a call failed, if it may be tried again.
+
+        Raises:
+            TeacherRefused: it may not.
+        """
+        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+        details = error.details() if isinstance(error, grpc.Call) else str(error)
+        if code in RETRIED:
+            self.breaker.failed()
+            return f"{code.name}: {details}"
+        self.breaker.succeeded()
+        raise TeacherRefused(f"the teacher at {self._settings.address} refused: {code.name}: {details}", made) from None
