@@ -21,7 +21,9 @@ class LearnerSection(Section):
     max_grad_norm: float = Field(1.0, description="Largest gradient norm; more is scaled down.", gt=0)
     ring_pairs: int = Field(128, description="Newest pairs kept for the recency half of a batch.", ge=1)
     memory_bytes: int = Field(256 * 2**20, description="Bound of the class-balanced memory, in bytes.", ge=2**16)
-    holdout_ratio: float = Field(0.1, description="Share of inputs, by their key, held out and never trained on.", ge=0, le=0.5)
+    holdout_ratio: float = Field(
+        0.1, description="Share of inputs, by their key, held out and never trained on.", ge=0, le=0.5
+    )
     loss_kl_weight: float = Field(0.5, description="Weight k of the KL term beside the DIST terms.", ge=0)
     loss_relation_weight: float = Field(2.0, description="Weights b and g of DIST's row and column terms.", ge=0)
     seed: int = Field(0, description="Seed of initial weights and of replay's choices.", ge=0)
@@ -31,24 +33,37 @@ class LearnerSection(Section):
 class GateSection(Section):
     """The anytime-valid gate. See docs/gate.md for what it guarantees, and on what traffic."""
 
-    alpha: float = Field(0.01, description="Error rate per refresh: probability of ever promoting a student that is no better.", gt=0, lt=1)
+    alpha: float = Field(
+        0.01,
+        description="Error rate per refresh: probability of ever promoting a student that is no better.",
+        gt=0,
+        lt=1,
+    )
     margin: float = Field(0.0, description="Non-inferiority margin; 0 asks for superiority.", ge=0, lt=1)
     min_gain: float = Field(0.005, description="Futility: a candidate better by less than this is dropped.", gt=0, lt=1)
     futility_evidence: float = Field(10.0, description="Evidence at which futility or harm ends a trial.", gt=1)
     max_rows: int = Field(20_000, description="Requests after which a trial ends as inconclusive.", ge=1)
     max_share: float = Field(1.0, description="Largest share of requests handed over for a trial.", gt=0, le=1)
-    teacher_share: float = Field(0.05, description="Share of requests whose disagreement the trial may ask the teacher about.", gt=0, le=1)
+    teacher_share: float = Field(
+        0.05, description="Share of requests whose disagreement the trial may ask the teacher about.", gt=0, le=1
+    )
 
 
 class ReleaseSection(Section):
     """When a candidate is cut and what it must not exceed before its trial."""
 
-    bootstrap_pairs: int = Field(256, description="Teacher answers after which the first version is released, ungated.", ge=1)
+    bootstrap_pairs: int = Field(
+        256, description="Teacher answers after which the first version is released, ungated.", ge=1
+    )
     bootstrap_steps: int = Field(300, description="Steps taken on them before that.", ge=1)
     cut_every_pairs: int = Field(64, description="New pairs learned between two candidates.", ge=1)
     max_bytes: int = Field(64 * 2**20, description="Largest candidate, in bytes.", ge=1)
-    max_latency_ms: float = Field(50.0, description="Largest median time of one row on the serving runtime, in milliseconds.", gt=0)
-    parity_tolerance: float = Field(1e-3, description="Largest difference of a logit between torch and ONNX Runtime.", gt=0)
+    max_latency_ms: float = Field(
+        50.0, description="Largest median time of one row on the serving runtime, in milliseconds.", gt=0
+    )
+    parity_tolerance: float = Field(
+        1e-3, description="Largest difference of a logit between torch and ONNX Runtime.", gt=0
+    )
     golden_rows: int = Field(8, description="Held-out rows stored in a bundle with their expected logits.", ge=1)
 
 
@@ -58,8 +73,12 @@ class LoopSection(Section):
     metrics_port: int = Field(8003, description="HTTP port of /metrics (Prometheus).", ge=0, le=65_535)
     poll_interval_s: float = Field(0.2, description="Wait between two looks at an idle stream, in seconds.", gt=0)
     max_messages: int = Field(64, description="Messages taken from the stream at once.", ge=1)
-    checkpoint_every_s: float = Field(5.0, description="Longest time between two checkpoints while pairs arrive, in seconds.", gt=0)
-    lease_s: float = Field(15.0, description="Time after which another loop may take over a silent one, in seconds.", gt=0)
+    checkpoint_every_s: float = Field(
+        5.0, description="Longest time between two checkpoints while pairs arrive, in seconds.", gt=0
+    )
+    lease_s: float = Field(
+        15.0, description="Time after which another loop may take over a silent one, in seconds.", gt=0
+    )
     dedupe_records: int = Field(1_000_000, description="Newest record ids remembered, to count each once.", ge=1)
     nice: int = Field(10, description="Niceness of the loop: it gives way to serving.", ge=0, le=19)
 

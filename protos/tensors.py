@@ -43,7 +43,9 @@ def numpy_type(datatype: str) -> np.dtype[Any]:
         return NUMPY_TYPES[datatype]
     except KeyError:
         raise TensorError(
-            f"datatype {datatype!r} is not served here", fix=f"Use one of {', '.join(NUMPY_TYPES)}", reason="wrong_datatype"
+            f"datatype {datatype!r} is not served here",
+            fix=f"Use one of {', '.join(NUMPY_TYPES)}",
+            reason="wrong_datatype",
         ) from None
 
 

@@ -4,6 +4,7 @@ Decides the layout, the address (SHA-256 of SHA256SUMS) and what makes a bundle 
 loop writes bundles; gateway, mirror and command line fetch them. Nothing in a bundle is ever executed. See docs/formats.md.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -90,10 +91,8 @@ def write_bundle(store: ObjectStore, files: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256(sums).hexdigest()
     for name in sorted(files):
         store.put(f"bundles/{digest}/{name}", files[name])
-    try:
+    with contextlib.suppress(AlreadyExists):  # then it holds the same bytes: the address is their digest
         store.create(f"bundles/{digest}/{SUMS}", sums)
-    except AlreadyExists:
-        pass  # the same bytes: the address is their digest
     return digest
 
 
@@ -154,7 +153,9 @@ def _copy(store: ObjectStore, digest: str, aside: pathlib.Path) -> None:
     listed = {SUMS, *_parse_sums(sums, digest)}
     for path in store.list(prefix):
         if path.removeprefix(f"{prefix}/") not in listed:
-            raise BundleError(f"bundle {version_of(digest)} holds a file that {SUMS} doesn't list: {path}", "unlisted_file")
+            raise BundleError(
+                f"bundle {version_of(digest)} holds a file that {SUMS} doesn't list: {path}", "unlisted_file"
+            )
 
 
 def _verified(folder: pathlib.Path, digest: str) -> LocalBundle:
@@ -177,10 +178,10 @@ def _verified(folder: pathlib.Path, digest: str) -> LocalBundle:
             raise BundleError(f"{name} of bundle {version} is larger than {MAX_FILE_BYTES} bytes", "oversize")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise BundleError(f"{name} of bundle {version} doesn't have its digest: torn or tampered with", "wrong_digest")
-    return LocalBundle(
-        digest=digest, folder=folder, manifest=_parse_manifest((folder / MANIFEST).read_bytes(), digest)
-    )
+                raise BundleError(
+                    f"{name} of bundle {version} doesn't have its digest: torn or tampered with", "wrong_digest"
+                )
+    return LocalBundle(digest=digest, folder=folder, manifest=_parse_manifest((folder / MANIFEST).read_bytes(), digest))
 
 
 def _parse_sums(sums: bytes, digest: str) -> dict[str, str]:
@@ -188,7 +189,9 @@ def _parse_sums(sums: bytes, digest: str) -> dict[str, str]:
     for line in sums.decode("utf-8", "replace").splitlines():
         match = _SUMS_LINE.fullmatch(line)
         if match is None or match[2] in listed:
-            raise BundleError(f"{SUMS} of bundle {version_of(digest)} has a line that isn't one: {line[:80]!r}", "bad_name")
+            raise BundleError(
+                f"{SUMS} of bundle {version_of(digest)} has a line that isn't one: {line[:80]!r}", "bad_name"
+            )
         listed[match[2]] = match[1]
     _check_names(listed)
     return listed
@@ -208,7 +211,9 @@ def _parse_manifest(data: bytes, digest: str) -> Manifest:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise BundleError(f"the manifest of {version_of(digest)} is wrong at {place or 'its start'}: {first['msg']}", "bad_manifest") from None
+        raise BundleError(
+            f"the manifest of {version_of(digest)} is wrong at {place or 'its start'}: {first['msg']}", "bad_manifest"
+        ) from None
 
 
 def _rename(aside: pathlib.Path, folder: pathlib.Path) -> None:
@@ -228,5 +233,6 @@ def _rename(aside: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _cache_unavailable(cache: pathlib.Path, error: OSError) -> UnavailableError:
     return UnavailableError(
-        f"cannot keep a bundle in {cache}: {error.strerror}", fix="Make room there or name another folder with registry.cache"
+        f"cannot keep a bundle in {cache}: {error.strerror}",
+        fix="Make room there or name another folder with registry.cache",
     )

@@ -11,7 +11,7 @@ import tomllib
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from protos.errors import ConfigurationError
@@ -45,10 +45,14 @@ class ModelSection(Section):
     """What is served: the name that callers use, and the tensors that student and teacher share."""
 
     name: str = Field(
-        "filetypes", description="Name of the model in requests and in the registry.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+        "filetypes",
+        description="Name of the model in requests and in the registry.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
     )
     inputs: tuple[TensorSpec, ...] = Field(
-        (TensorSpec(name="bytes", datatype="INT32", shape=(-1, 2048)),), description="Input tensors, the same for student and teacher.", min_length=1
+        (TensorSpec(name="bytes", datatype="INT32", shape=(-1, 2048)),),
+        description="Input tensors, the same for student and teacher.",
+        min_length=1,
     )
     output: str = Field("logits", description="Name of the student's output tensor, FP32 [batch, classes], raw logits.")
     num_classes: int = Field(214, description="Number of classes, the size of the output's last dimension.", ge=2)
@@ -58,22 +62,36 @@ class RegistrySection(Section):
     """Where bundles, pointers, ledger, checkpoints and status objects live."""
 
     url: str = Field("everstill-data/registry", description="A folder, relative to this file.")
-    cache: pathlib.Path = Field(pathlib.Path("everstill-data/cache"), description="Folder for verified copies of bundles, relative to this file.")
+    cache: pathlib.Path = Field(
+        pathlib.Path("everstill-data/cache"),
+        description="Folder for verified copies of bundles, relative to this file.",
+    )
 
 
 class StreamSection(Section):
     """The stream between mirror and loop; the embedded one is a single SQLite file."""
 
-    path: pathlib.Path = Field(pathlib.Path("everstill-data/stream.sqlite"), description="File of the embedded stream, relative to this file.")
-    partitions: int = Field(4, description="Number of partitions of the pairs and trials topics; fixed once the stream exists.", ge=1, le=1024)
+    path: pathlib.Path = Field(
+        pathlib.Path("everstill-data/stream.sqlite"), description="File of the embedded stream, relative to this file."
+    )
+    partitions: int = Field(
+        4,
+        description="Number of partitions of the pairs and trials topics; fixed once the stream exists.",
+        ge=1,
+        le=1024,
+    )
     retention_s: float = Field(7 * 86_400.0, description="Age after which messages are removed, in seconds.", gt=0)
 
 
 class LogSection(Section):
     """How processes write their logs, always to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level that is written.")
-    format: Literal["json", "console"] = Field("json", description="One JSON object a line, or coloured text for people.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is written."
+    )
+    format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or coloured text for people."
+    )
 
 
 class SharedSettings(BaseSettings):
@@ -90,10 +108,15 @@ class SharedSettings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; the file arrives as initial values."""
-        return EnvSettingsSource(settings_cls), init_settings
+        return env_settings, init_settings
 
 
 Settings = TypeVar("Settings", bound=SharedSettings)
@@ -114,7 +137,9 @@ def load(path: pathlib.Path | None, schema: type[Settings]) -> Settings:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigurationError(f"cannot read {path}: {error.strerror}", fix="Name a readable file with --config") from None
+            raise ConfigurationError(
+                f"cannot read {path}: {error.strerror}", fix="Name a readable file with --config"
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path} is not TOML: {error}", fix="Mend the file at that place") from None
     where = str(path) if path else "the environment"
@@ -151,7 +176,9 @@ def _resolve(settings: Settings, base: pathlib.Path) -> Settings:
         if not isinstance(section, Section):
             continue
         paths = {
-            key: base / value for key in type(section).model_fields if isinstance(value := getattr(section, key), pathlib.Path)
+            key: base / value
+            for key in type(section).model_fields
+            if isinstance(value := getattr(section, key), pathlib.Path)
         }
         if isinstance(section, RegistrySection) and "://" not in section.url:
             paths["url"] = str(base / section.url)  # type: ignore[assignment]

@@ -58,13 +58,17 @@ class Lease:
             raise ConflictError(f"{path} is not a lease", fix="Remove it when no loop is running") from None
         remaining_s = holder.expires_unix_s - time.time() if holder else 0.0
         if holder and remaining_s > 0:
-            raise LeaseHeld(f"{holder.owner} is the {name} of {model} for another {remaining_s:.0f} s", fix="Stop it, or wait")
+            raise LeaseHeld(
+                f"{holder.owner} is the {name} of {model} for another {remaining_s:.0f} s", fix="Stop it, or wait"
+            )
         epoch = holder.epoch + 1 if holder else 1
         body = _Holder(owner=owner, epoch=epoch, expires_unix_s=time.time() + ttl_s)
         try:
             version = store.swap(path, body.model_dump_json().encode(), version)
         except Moved:
-            raise LeaseHeld(f"another {name} of {model} took the lease at the same moment", fix="Stop it, or wait") from None
+            raise LeaseHeld(
+                f"another {name} of {model} took the lease at the same moment", fix="Stop it, or wait"
+            ) from None
         return cls(store, path, owner, epoch, ttl_s, version)
 
     def renew(self) -> None:

@@ -102,7 +102,9 @@ class Pointers:
         try:
             return kind.model_validate_json(blob.data), blob.version
         except pydantic.ValidationError as error:
-            raise FormatError(f"{path} is not a pointer: {error.errors()[0]['msg']}", fix="Restore it from the ledger's last line") from None
+            raise FormatError(
+                f"{path} is not a pointer: {error.errors()[0]['msg']}", fix="Restore it from the ledger's last line"
+            ) from None
 
     def _read_trial(self) -> tuple[Trial | None, str | None]:
         path = f"{self._folder}/trial.json"
@@ -115,12 +117,21 @@ class Pointers:
         return self._read("trial", Trial)
 
     def _move(
-        self, name: str, new: Live | Checkpoint, current: Section | None, version: str | None, expected: Section | None, epoch: int
+        self,
+        name: str,
+        new: Live | Checkpoint,
+        current: Section | None,
+        version: str | None,
+        expected: Section | None,
+        epoch: int,
     ) -> None:
         if current == new:
             return
         if current != expected:
             raise ConflictError(f"the {name} pointer was moved by somebody else", fix="Read it again and decide again")
         if new.epoch < epoch:
-            raise ConflictError(f"the {name} pointer belongs to epoch {epoch}, this process to {new.epoch}", fix="A newer loop took over; stop this one")
+            raise ConflictError(
+                f"the {name} pointer belongs to epoch {epoch}, this process to {new.epoch}",
+                fix="A newer loop took over; stop this one",
+            )
         self._store.swap(f"{self._folder}/{name}.json", new.model_dump_json().encode(), version)

@@ -165,7 +165,8 @@ class ObjectStore:
 def _unavailable(verb: str, path: str, error: Exception) -> UnavailableError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UnavailableError(
-        f"cannot {verb} {path} in the registry: {reason}", fix="Check that the store is reachable, writable and has space"
+        f"cannot {verb} {path} in the registry: {reason}",
+        fix="Check that the store is reachable, writable and has space",
     )
 
 
@@ -189,5 +190,7 @@ def open_store(url: str) -> ObjectStore:
             f"cannot make the registry's folder {folder}: {error.strerror}", fix="Name another with registry.url"
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UnavailableError(f"the registry's folder {folder} is not writable", fix="Change its owner or name another")
+        raise UnavailableError(
+            f"the registry's folder {folder} is not writable", fix="Change its owner or name another"
+        )
     return ObjectStore(LocalStore(folder), folder)

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one process until it is told to stop; returns its exit code."""
     parser = argparse.ArgumentParser(prog="serving.app", description=__doc__)
     parser.add_argument("process", choices=sorted(ROOTS))
-    parser.add_argument("--config", type=pathlib.Path, default=None, help="everstill.toml; defaults and environment where absent")
+    parser.add_argument(
+        "--config", type=pathlib.Path, default=None, help="everstill.toml; defaults and environment where absent"
+    )
     parsed = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors reach us as exceptions
     try:

@@ -14,15 +14,27 @@ class GatewaySection(Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8001, description="gRPC port of the callers.", ge=0, le=65_535)
     metrics_port: int = Field(8002, description="HTTP port of /metrics (Prometheus).", ge=0, le=65_535)
-    id: str = Field("gateway-1", description="Name of this gateway in status objects and reports.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    id: str = Field(
+        "gateway-1",
+        description="Name of this gateway in status objects and reports.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+    )
     threads: int = Field(32, description="Requests that a worker holds at once; more wait in gRPC.", ge=1, le=1024)
-    max_in_flight: int = Field(256, description="Requests admitted at once; one more is refused with RESOURCE_EXHAUSTED.", ge=1)
+    max_in_flight: int = Field(
+        256, description="Requests admitted at once; one more is refused with RESOURCE_EXHAUSTED.", ge=1
+    )
     max_message_bytes: int = Field(16 * 2**20, description="Largest request or answer, in bytes.", ge=1024)
     max_batch: int = Field(16, description="Rows that the batcher joins into one run of the student.", ge=1)
     refuse_nan: bool = Field(True, description="Whether a floating-point input with NaN or infinity is refused.")
-    pass_through: bool = Field(False, description="Whether requests are answered by the teacher while there is no student version.")
+    pass_through: bool = Field(
+        False, description="Whether requests are answered by the teacher while there is no student version."
+    )
     follow_interval_s: float = Field(0.5, description="How often the registry's pointers are read, in seconds.", gt=0)
-    drain_deadline_s: float = Field(10.0, description="Time that a graceful stop gives to requests in flight, and again to the mirror, in seconds.", gt=0)
+    drain_deadline_s: float = Field(
+        10.0,
+        description="Time that a graceful stop gives to requests in flight, and again to the mirror, in seconds.",
+        gt=0,
+    )
     intra_op_threads: int = Field(1, description="ONNX Runtime threads of one run of the student.", ge=1)
 
 
@@ -30,21 +42,40 @@ class RedactionRule(Section):
     """What must not leave the worker: applied to captured inputs before the hand-over."""
 
     tensor: str = Field(description="Name of the input tensor.")
-    action: Literal["drop", "zero", "hash"] = Field(description="Drop the tensor, set to zero, or replace by a keyed hash.")
-    columns: tuple[int, ...] = Field((), description="Indices in the last dimension to zero or hash; empty is the whole tensor.")
+    action: Literal["drop", "zero", "hash"] = Field(
+        description="Drop the tensor, set to zero, or replace by a keyed hash."
+    )
+    columns: tuple[int, ...] = Field(
+        (), description="Indices in the last dimension to zero or hash; empty is the whole tensor."
+    )
 
 
 class CaptureSection(Section):
     """Which requests are shown to the teacher, and how they get there without a caller noticing."""
 
     rate: float = Field(0.2, description="Probability with which the uniform arm takes a request.", ge=0, le=1)
-    seed: SecretStr = Field(SecretStr("everstill"), description="Key of the sampling coins and of the hashes in records; at most 64 bytes.")
-    dir: pathlib.Path = Field(pathlib.Path("everstill-data/capture"), description="Folder of ring and spool, relative to this file; private files.")
-    ring_bytes: int = Field(64 * 2**20, description="Capacity of the ring between worker and mirror, in bytes.", ge=2**16)
-    spool_bytes: int = Field(2**30, description="Bound of the spool on disk, in bytes; the oldest goes first and is counted.", ge=2**16)
-    spool_retention_s: float = Field(86_400.0, description="Age after which a spooled sample is dropped and counted, in seconds.", gt=0)
-    redact: tuple[RedactionRule, ...] = Field((), description="Inputs that are dropped, zeroed or hashed before the hand-over.")
-    report_interval_s: float = Field(5.0, description="Time between two capture reports on the stream, in seconds.", gt=0)
+    seed: SecretStr = Field(
+        SecretStr("everstill"), description="Key of the sampling coins and of the hashes in records; at most 64 bytes."
+    )
+    dir: pathlib.Path = Field(
+        pathlib.Path("everstill-data/capture"),
+        description="Folder of ring and spool, relative to this file; private files.",
+    )
+    ring_bytes: int = Field(
+        64 * 2**20, description="Capacity of the ring between worker and mirror, in bytes.", ge=2**16
+    )
+    spool_bytes: int = Field(
+        2**30, description="Bound of the spool on disk, in bytes; the oldest goes first and is counted.", ge=2**16
+    )
+    spool_retention_s: float = Field(
+        86_400.0, description="Age after which a spooled sample is dropped and counted, in seconds.", gt=0
+    )
+    redact: tuple[RedactionRule, ...] = Field(
+        (), description="Inputs that are dropped, zeroed or hashed before the hand-over."
+    )
+    report_interval_s: float = Field(
+        5.0, description="Time between two capture reports on the stream, in seconds.", gt=0
+    )
     mirror_nice: int = Field(10, description="Niceness of the mirror: it gives way to the workers.", ge=0, le=19)
 
 
@@ -56,13 +87,19 @@ class TeacherSection(Section):
     output: str = Field("target_label", description="Name of the teacher's output tensor, [batch, classes].")
     kind: Literal["logits", "probabilities"] = Field("probabilities", description="What the teacher's output is.")
     timeout_s: float = Field(2.0, description="Deadline of one call, in seconds.", gt=0)
-    attempts: int = Field(2, description="Calls made for one sample before it is spooled, each counted as a call.", ge=1, le=10)
+    attempts: int = Field(
+        2, description="Calls made for one sample before it is spooled, each counted as a call.", ge=1, le=10
+    )
     max_batch: int = Field(8, description="Rows in one call.", ge=1)
-    budget_ratio: float = Field(0.25, description="Hard cap on rows asked of the teacher, as a share of requests seen.", ge=0)
+    budget_ratio: float = Field(
+        0.25, description="Hard cap on rows asked of the teacher, as a share of requests seen.", ge=0
+    )
     budget_burst: int = Field(200, description="Rows that may be asked ahead of that share.", ge=1)
     max_calls_per_s: float = Field(100.0, description="Hard cap on rows asked of the teacher a second.", gt=0)
     breaker_failures: int = Field(5, description="Failed calls in a row that open the circuit breaker.", ge=1)
-    breaker_open_s: float = Field(5.0, description="Time that the open breaker waits before it tries one call, in seconds.", gt=0)
+    breaker_open_s: float = Field(
+        5.0, description="Time that the open breaker waits before it tries one call, in seconds.", gt=0
+    )
 
 
 class TeacherServerSection(Section):
@@ -72,7 +109,9 @@ class TeacherServerSection(Section):
     port: int = Field(8101, description="gRPC port.", ge=0, le=65_535)
     onnx: str = Field("magika", description="Path of the ONNX file, or `magika` for the one inside the magika wheel.")
     name: str = Field("teacher", description="Model name that it answers to.")
-    version: str = Field("", description="Version that it reports; empty is the first 12 hex digits of the file's SHA-256.")
+    version: str = Field(
+        "", description="Version that it reports; empty is the first 12 hex digits of the file's SHA-256."
+    )
     threads: int = Field(1, description="ONNX Runtime threads of one run.", ge=1)
     nice: int = Field(0, description="Niceness of the process.", ge=0, le=19)
 

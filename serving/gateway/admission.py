@@ -25,7 +25,12 @@ class Admission:
         """
         with self._lock:
             if self._inside >= self._max_in_flight:
-                raise Refusal("RESOURCE_EXHAUSTED", "overload", f"{self._inside} requests are inside already", fix="Send fewer at once, or later")
+                raise Refusal(
+                    "RESOURCE_EXHAUSTED",
+                    "overload",
+                    f"{self._inside} requests are inside already",
+                    fix="Send fewer at once, or later",
+                )
             self._inside += 1
             IN_FLIGHT.set(self._inside)
         try:

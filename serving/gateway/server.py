@@ -5,6 +5,7 @@ counted, instead of ending inside gRPC.
 """
 
 from concurrent import futures
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -58,7 +59,11 @@ class CallersServer:
 
     def tell_health(self) -> None:
         """Bring gRPC health up to date with whether requests are answered."""
-        status = health_pb2.HealthCheckResponse.SERVING if self._servicer.ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if self._servicer.ready
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in ("", SERVICE):
             self._health.set(service, status)
 
@@ -69,7 +74,7 @@ class CallersServer:
 
 
 def _inference_handler(servicer: Servicer) -> grpc.GenericRpcHandler:
-    methods = {
+    methods: dict[str, tuple[Any, Any]] = {
         "ServerLive": (servicer.server_live, pb.ServerLiveRequest.FromString),
         "ServerReady": (servicer.server_ready, pb.ServerReadyRequest.FromString),
         "ModelReady": (servicer.model_ready, pb.ModelReadyRequest.FromString),
@@ -77,7 +82,7 @@ def _inference_handler(servicer: Servicer) -> grpc.GenericRpcHandler:
         "ModelMetadata": (servicer.model_metadata, pb.ModelMetadataRequest.FromString),
         "ModelInfer": (servicer.model_infer, servicer.read_infer_request),
     }
-    handlers = {
+    handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(
             method, request_deserializer=parse, response_serializer=lambda message: message.SerializeToString()
         )

@@ -121,11 +121,15 @@ class Servicer:
         known = request.name == self._model.name and request.version in ("", live)
         return pb.ModelReadyResponse(ready=known and self.ready)
 
-    def server_metadata(self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext) -> pb.ServerMetadataResponse:
+    def server_metadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
         """Name the server."""
         return pb.ServerMetadataResponse(name="everstill", version=self._server_version)
 
-    def model_metadata(self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext) -> pb.ModelMetadataResponse:
+    def model_metadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
         """Name the model's tensors and its serving version."""
         live = self._student.version()
         try:
@@ -133,7 +137,9 @@ class Servicer:
             check_version(live, request.version)
         except Refusal as refusal:
             context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
-        response = pb.ModelMetadataResponse(name=self._model.name, versions=[live] if live else [], platform="onnxruntime_onnx")
+        response = pb.ModelMetadataResponse(
+            name=self._model.name, versions=[live] if live else [], platform="onnxruntime_onnx"
+        )
         for spec in self._model.inputs:
             response.inputs.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         response.outputs.add(name=self._model.output, datatype="FP32", shape=[-1, self._model.num_classes])
@@ -168,12 +174,24 @@ class Servicer:
     def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         if isinstance(request, Oversize):
             limit = self._max_message_bytes
-            raise Refusal("RESOURCE_EXHAUSTED", "oversize", f"the request has {request.num_bytes} bytes", fix=f"Send at most {limit}")
+            raise Refusal(
+                "RESOURCE_EXHAUSTED",
+                "oversize",
+                f"the request has {request.num_bytes} bytes",
+                fix=f"Send at most {limit}",
+            )
         if isinstance(request, Unreadable):
-            raise Refusal("INVALID_ARGUMENT", "unreadable", "the message is not a ModelInferRequest", fix="Send protobuf")
+            raise Refusal(
+                "INVALID_ARGUMENT", "unreadable", "the message is not a ModelInferRequest", fix="Send protobuf"
+            )
         remaining_s = context.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
-            raise Refusal("DEADLINE_EXCEEDED", "deadline", "the deadline passed before the request was read", fix="Allow more time")
+            raise Refusal(
+                "DEADLINE_EXCEEDED",
+                "deadline",
+                "the deadline passed before the request was read",
+                fix="Allow more time",
+            )
         check_model(self._model, request.model_name)
         check_version(self._student.version(), request.model_version)
         inputs = check_inputs(self._model, request, refuse_nan=self._refuse_nan)
@@ -187,7 +205,11 @@ class Servicer:
         assert output_BC is not None
         version = served.version or TEACHER_VERSION
         response = infer_response(
-            self._model.name, version, {self._model.output: output_BC}, request_id=request.id, parameters={"record_id": record_id.hex()}
+            self._model.name,
+            version,
+            {self._model.output: output_BC},
+            request_id=request.id,
+            parameters={"record_id": record_id.hex()},
         )
         ROWS.labels(version).inc(len(output_BC))
         self._capture(served)
@@ -209,5 +231,7 @@ class Servicer:
         try:
             answer = self._ask_teacher(inputs, timeout_s)
         except EverstillError as error:
-            raise Refusal("UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again") from None
+            raise Refusal(
+                "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
+            ) from None
         return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, {})

@@ -16,7 +16,9 @@ from serving.rpc.convert import read_inputs
 def check_model(model: ModelSection, name: str) -> None:
     """Refuse a call for another model."""
     if name != model.name:
-        raise Refusal("NOT_FOUND", "unknown_model", f"unknown model {name[:64]!r}", fix=f"This gateway serves {model.name!r}")
+        raise Refusal(
+            "NOT_FOUND", "unknown_model", f"unknown model {name[:64]!r}", fix=f"This gateway serves {model.name!r}"
+        )
 
 
 def check_version(live: str | None, version: str) -> None:
@@ -53,20 +55,32 @@ def check_inputs(model: ModelSection, request: pb.ModelInferRequest, *, refuse_n
         _check_tensor(spec, arrays[name], refuse_nan=refuse_nan)
     if len({len(array) for array in arrays.values()}) > 1:
         rows = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
-        raise _invalid("wrong_shape", f"the inputs have different numbers of rows: {rows}", "Send the same number for each")
+        raise _invalid(
+            "wrong_shape", f"the inputs have different numbers of rows: {rows}", "Send the same number for each"
+        )
     return arrays
 
 
 def _check_tensor(spec: TensorSpec, array: Array, *, refuse_nan: bool) -> None:
     if datatype_of(array) != spec.datatype:
-        raise _invalid("wrong_datatype", f"input {spec.name!r} has datatype {datatype_of(array)}", f"Send {spec.datatype}")
+        raise _invalid(
+            "wrong_datatype", f"input {spec.name!r} has datatype {datatype_of(array)}", f"Send {spec.datatype}"
+        )
     fits = array.ndim == len(spec.shape) and all(
         want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
     )
     if not fits:
-        raise _invalid("wrong_shape", f"input {spec.name!r} has shape {list(array.shape)}", f"Send {list(spec.shape)}, -1 being any size")
+        raise _invalid(
+            "wrong_shape",
+            f"input {spec.name!r} has shape {list(array.shape)}",
+            f"Send {list(spec.shape)}, -1 being any size",
+        )
     if 0 in array.shape:
-        raise _invalid("wrong_shape", f"input {spec.name!r} has shape {list(array.shape)}: nothing to answer", "Send at least one row")
+        raise _invalid(
+            "wrong_shape",
+            f"input {spec.name!r} has shape {list(array.shape)}: nothing to answer",
+            "Send at least one row",
+        )
     if refuse_nan and array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         raise _invalid("not_finite", f"input {spec.name!r} has NaN or infinity in row {row}", "Send finite numbers")

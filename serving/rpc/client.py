@@ -58,7 +58,9 @@ class InferenceClient:
         )
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
-    def infer(self, model: str, inputs: Mapping[str, Array], *, parameters: Mapping[str, Parameter] | None = None) -> Answer:
+    def infer(
+        self, model: str, inputs: Mapping[str, Array], *, parameters: Mapping[str, Parameter] | None = None
+    ) -> Answer:
         """Ask a model.
 
         Raises:
@@ -66,7 +68,9 @@ class InferenceClient:
         """
         start = time.perf_counter()
         try:
-            response = self._stub.ModelInfer(infer_request(model, inputs, parameters=parameters), timeout=self._timeout_s)
+            response = self._stub.ModelInfer(
+                infer_request(model, inputs, parameters=parameters), timeout=self._timeout_s
+            )
         except grpc.RpcError as error:
             raise _as_error(self.address, error) from None
         latency_s = time.perf_counter() - start
@@ -82,7 +86,9 @@ class InferenceClient:
     def metadata(self, model: str) -> pb.ModelMetadataResponse:
         """Return what the server says of a model; raises RpcError as `infer`."""
         try:
-            response: pb.ModelMetadataResponse = self._stub.ModelMetadata(pb.ModelMetadataRequest(name=model), timeout=self._timeout_s)
+            response: pb.ModelMetadataResponse = self._stub.ModelMetadata(
+                pb.ModelMetadataRequest(name=model), timeout=self._timeout_s
+            )
         except grpc.RpcError as error:
             raise _as_error(self.address, error) from None
         return response

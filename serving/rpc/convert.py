@@ -107,7 +107,8 @@ def write_parameters(target: MutableMapping[str, pb.InferParameter], parameters:
 def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
     if raw and len(raw) != len(tensors):
         raise TensorError(
-            f"the message has {len(tensors)} tensors but {len(raw)} raw contents", fix="Send one raw content for each tensor, or none"
+            f"the message has {len(tensors)} tensors but {len(raw)} raw contents",
+            fix="Send one raw content for each tensor, or none",
         )
     arrays: dict[str, Array] = {}
     for place, tensor in enumerate(tensors):
@@ -115,7 +116,8 @@ def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
             raise TensorError(f"tensor {tensor.name!r} is sent twice", fix="Send each tensor once")
         if raw and tensor.HasField("contents"):
             raise TensorError(
-                f"tensor {tensor.name!r} has typed contents in a message with raw contents", fix="Use one of the two for the whole message"
+                f"tensor {tensor.name!r} has typed contents in a message with raw contents",
+                fix="Use one of the two for the whole message",
             )
         if raw:
             arrays[tensor.name] = decode(tensor.name, tensor.datatype, tensor.shape, raw[place])
@@ -129,11 +131,14 @@ def _from_contents(tensor: Tensor) -> Array:
     dtype = numpy_type(tensor.datatype)
     field = CONTENTS_FIELD.get(tensor.datatype)
     if field is None:
-        raise TensorError(f"tensor {tensor.name!r} of datatype {tensor.datatype} has no typed contents", fix="Send it as raw contents")
+        raise TensorError(
+            f"tensor {tensor.name!r} of datatype {tensor.datatype} has no typed contents", fix="Send it as raw contents"
+        )
     for other, values in tensor.contents.ListFields():
         if other.name != field and values:
             raise TensorError(
-                f"tensor {tensor.name!r} of datatype {tensor.datatype} has {other.name}", fix=f"Put its values in {field}"
+                f"tensor {tensor.name!r} of datatype {tensor.datatype} has {other.name}",
+                fix=f"Put its values in {field}",
             )
     wide = np.array(getattr(tensor.contents, field), dtype=np.float64 if dtype.kind == "f" else None)
     if dtype.kind in "iu" and wide.size and (wide.min() < np.iinfo(dtype).min or wide.max() > np.iinfo(dtype).max):

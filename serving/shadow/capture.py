@@ -65,7 +65,9 @@ class Capture:
         passed_through = served.logits_BC is None
         for row in range(num_rows):
             record_id = row_record_id(served.record_id, row)
-            arms = toss(self._key, record_id, rate=self._settings.rate, trial_share=share, passed_through=passed_through)
+            arms = toss(
+                self._key, record_id, rate=self._settings.rate, trial_share=share, passed_through=passed_through
+            )
             if not arms:
                 continue
             sample = self._pack(served, row, record_id, arms, trial_id)

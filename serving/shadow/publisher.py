@@ -51,7 +51,8 @@ class EmbeddedPublisher:
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StreamUnavailable(
-                f"the stream {self._path} took nothing: {error}", fix="Check that its disk has room and the file is not damaged"
+                f"the stream {self._path} took nothing: {error}",
+                fix="Check that its disk has room and the file is not damaged",
             ) from None
 
     def close(self) -> None:
@@ -76,7 +77,9 @@ class EmbeddedPublisher:
                 )
             if time.monotonic() - self._cleaned_at > RETENTION_INTERVAL_S:
                 self._cleaned_at = time.monotonic()
-                connection.execute("DELETE FROM message WHERE time_unix_ns < ?", (now_ns - int(self._retention_s * 1e9),))
+                connection.execute(
+                    "DELETE FROM message WHERE time_unix_ns < ?", (now_ns - int(self._retention_s * 1e9),)
+                )
             connection.execute("COMMIT")
         except sqlite3.Error:
             with contextlib.suppress(sqlite3.Error):

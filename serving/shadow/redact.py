@@ -23,13 +23,19 @@ def check_rules(rules: Sequence[RedactionRule], inputs: Sequence[TensorSpec]) ->
     specs = {spec.name: spec for spec in inputs}
     for rule in rules:
         if rule.tensor not in specs:
-            raise ConfigurationError(f"capture.redact names the tensor {rule.tensor!r}", fix=f"The model has {', '.join(specs)}")
+            raise ConfigurationError(
+                f"capture.redact names the tensor {rule.tensor!r}", fix=f"The model has {', '.join(specs)}"
+            )
         width = specs[rule.tensor].shape[-1]
         for column in rule.columns:
             if column < 0 or (width != -1 and column >= width):
-                raise ConfigurationError(f"capture.redact names column {column} of {rule.tensor!r}", fix=f"It has {width}")
+                raise ConfigurationError(
+                    f"capture.redact names column {column} of {rule.tensor!r}", fix=f"It has {width}"
+                )
         if rule.action == "drop" and rule.columns:
-            raise ConfigurationError(f"capture.redact drops columns of {rule.tensor!r}", fix="Zero or hash them, or drop the tensor")
+            raise ConfigurationError(
+                f"capture.redact drops columns of {rule.tensor!r}", fix="Zero or hash them, or drop the tensor"
+            )
 
 
 def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:

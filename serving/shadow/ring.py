@@ -6,6 +6,7 @@ Byte format (little-endian; also in docs/formats.md, so that a worker in another
       0  magic "EVRING01"        8  capacity u64: bytes of data after the header     16  epoch u64: when it was made
      64  written u64: bytes ever committed, the commit word      72  next_sequence u64      80  rows_seen u64      88  dropped u64
     128  read u64: bytes ever accepted by the consumer          136  teacher_rows u64: the mirror's own count, see budget.py
+    144  accepted u64: the sequence number after the last accepted frame
   data: frames, each at a multiple of 8, never split over the end
       u32 length, u32 crc32 of sequence and payload, u64 sequence, payload, padding
       length 0xFFFFFFFF: the rest up to the end is empty, go on at the start
@@ -30,7 +31,7 @@ MAGIC = b"EVRING01"
 HEADER_BYTES = 4096
 CAPACITY, EPOCH = 8, 16
 WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED = 64, 72, 80, 88
-READ, TEACHER_ROWS = 128, 136
+READ, TEACHER_ROWS, ACCEPTED = 128, 136, 144
 WRAP = 0xFFFFFFFF
 _FRAME = struct.Struct("<IIQ")
 _WORD = struct.Struct("<Q")
@@ -57,7 +58,9 @@ def create(path: pathlib.Path, capacity_bytes: int) -> None:
             os.fsync(file.fileno())
         aside.rename(path)
     except OSError as error:
-        raise UnavailableError(f"cannot make the ring {path}: {error.strerror}", fix="Make room or set capture.dir") from None
+        raise UnavailableError(
+            f"cannot make the ring {path}: {error.strerror}", fix="Make room or set capture.dir"
+        ) from None
 
 
 def _is_usable(path: pathlib.Path, capacity_bytes: int) -> bool:
@@ -71,7 +74,8 @@ def _is_usable(path: pathlib.Path, capacity_bytes: int) -> bool:
             return True
         if ring.pending_bytes:
             raise UnavailableError(
-                f"the ring {path} has {ring.capacity} bytes and still holds samples", fix="Start once with the old capture.ring_bytes, or remove it"
+                f"the ring {path} has {ring.capacity} bytes and still holds samples",
+                fix="Start once with the old capture.ring_bytes, or remove it",
             )
         return False
     finally:
@@ -104,7 +108,7 @@ class Ring:
             raise FormatError(f"{path} is not a ring of version 1", fix="Remove it")
         self._lock = threading.Lock()
         self._cursor = self._word(READ)
-        self._expected: int | None = None
+        self._expected = self._word(ACCEPTED)
         self.gaps = 0
 
     @property
@@ -116,6 +120,11 @@ class Ring:
     def pending_bytes(self) -> int:
         """Bytes written and not yet accepted."""
         return self._word(WRITTEN) - self._word(READ)
+
+    @property
+    def pending_frames(self) -> int:
+        """Frames written and not yet accepted, lost ones included."""
+        return self._word(NEXT_SEQUENCE) - self._word(ACCEPTED)
 
     @property
     def rows_seen(self) -> int:
@@ -173,7 +182,7 @@ class Ring:
         """Return the next frames as (sequence, payload), oldest first, without accepting them; call `advance` for that."""
         frames = []
         for sequence, payload in self._frames():
-            if self._expected is not None and sequence > self._expected:
+            if sequence > self._expected:
                 self.gaps += sequence - self._expected
             self._expected = sequence + 1
             frames.append((sequence, payload))
@@ -183,6 +192,7 @@ class Ring:
 
     def advance(self) -> None:
         """Accept all that `read` returned: their room is free, and they are never returned again."""
+        _WORD.pack_into(self._map, ACCEPTED, self._expected)
         _WORD.pack_into(self._map, READ, self._cursor)
 
     def close(self) -> None:

@@ -151,7 +151,9 @@ class Spool:
         self._taken_to = 0
 
     def _unavailable(self, error: OSError) -> UnavailableError:
-        return UnavailableError(f"the spool {self._folder} can't be used: {error.strerror}", fix="Make room or set capture.dir")
+        return UnavailableError(
+            f"the spool {self._folder} can't be used: {error.strerror}", fix="Make room or set capture.dir"
+        )
 
 
 def _checksum(time_ns: int, payload: bytes) -> int:

@@ -126,7 +126,9 @@ class Batcher:
         alive = []
         for one in batch:
             if one.deadline is not None and one.deadline <= now:
-                one.error = DeadlinePassed("the deadline passed before the student ran", fix="Allow more time or send less at once")
+                one.error = DeadlinePassed(
+                    "the deadline passed before the student ran", fix="Allow more time or send less at once"
+                )
             else:
                 alive.append(one)
         if not alive:

@@ -73,13 +73,19 @@ class Loader:
             StudentError: it is for another model, or doesn't give its golden answers.
         """
         outputs = bundle.manifest.output
-        if bundle.manifest.inputs != self._model.inputs or outputs.name != self._model.output or outputs.shape[-1] != self._model.num_classes:
+        if (
+            bundle.manifest.inputs != self._model.inputs
+            or outputs.name != self._model.output
+            or outputs.shape[-1] != self._model.num_classes
+        ):
             raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
         session = StudentSession.load(bundle, threads=self._threads)
         golden = read_golden(bundle)
         expected_BC = golden.pop("logits")
         actual_BC = session.run(golden)
-        if actual_BC.shape != expected_BC.shape or not np.allclose(actual_BC, expected_BC, GOLDEN_TOLERANCE, GOLDEN_TOLERANCE):
+        if actual_BC.shape != expected_BC.shape or not np.allclose(
+            actual_BC, expected_BC, GOLDEN_TOLERANCE, GOLDEN_TOLERANCE
+        ):
             raise StudentError(f"version {bundle.version} doesn't give its golden answers", "wrong_golden")
         if not np.isfinite(actual_BC).all():
             raise StudentError(f"version {bundle.version} answers with NaN or infinity", "not_finite")
@@ -104,7 +110,9 @@ def read_golden(bundle: LocalBundle) -> dict[str, Array]:
         with np.load(bundle.folder / GOLDEN, allow_pickle=False) as arrays:
             golden = {name.removeprefix("input:"): arrays[name] for name in arrays.files}
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise StudentError(f"the golden answers of version {bundle.version} can't be read: {error}", "wrong_golden") from None
+        raise StudentError(
+            f"the golden answers of version {bundle.version} can't be read: {error}", "wrong_golden"
+        ) from None
     if set(golden) != {"logits", *(spec.name for spec in bundle.manifest.inputs)}:
         raise StudentError(f"the golden answers of version {bundle.version} are for other tensors", "wrong_golden")
     return golden

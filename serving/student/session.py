@@ -47,11 +47,16 @@ class StudentSession:
             session = ort.InferenceSession(str(bundle.folder / MODEL), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a supervision point: onnxruntime's errors share no other base class
             reason = str(error).splitlines()[0]
-            raise StudentError(f"version {bundle.version} can't be loaded by ONNX Runtime: {reason}", "not_loadable") from None
+            raise StudentError(
+                f"version {bundle.version} can't be loaded by ONNX Runtime: {reason}", "not_loadable"
+            ) from None
         declared = {one.name for one in bundle.manifest.inputs}
         actual = {one.name for one in session.get_inputs()}
         if declared != actual or bundle.manifest.output.name not in {one.name for one in session.get_outputs()}:
-            raise StudentError(f"version {bundle.version}'s graph takes {sorted(actual)}, its manifest says {sorted(declared)}", "wrong_graph")
+            raise StudentError(
+                f"version {bundle.version}'s graph takes {sorted(actual)}, its manifest says {sorted(declared)}",
+                "wrong_graph",
+            )
         return cls(session, bundle)
 
     def run(self, inputs: Mapping[str, Array]) -> Array:

@@ -71,7 +71,9 @@ class Slot:
         with self._changed:
             held = self._held
             if held is None or held.session is None:
-                raise NoVersion("there is no student version yet", fix="Wait for the loop's first release, or ask again later")
+                raise NoVersion(
+                    "there is no student version yet", fix="Wait for the loop's first release, or ask again later"
+                )
             held.leases += 1
             session = held.session
         try:
@@ -91,14 +93,15 @@ class Slot:
         """
         with self._changed:
             old, self._held = self._held, _Held(session)
-            if old is None:
-                return True
-            drained = self._changed.wait_for(lambda: not old.leases, drain_deadline_s)
-            old.session = None
-        del old
+            drained = old is None or self._drain(old, drain_deadline_s)
         gc.collect()
         if self._trim:
             self._trim(0)
+        return drained
+
+    def _drain(self, old: _Held, deadline_s: float) -> bool:
+        drained = self._changed.wait_for(lambda: not old.leases, deadline_s)
+        old.session = None
         return drained
 
 

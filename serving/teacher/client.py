@@ -23,7 +23,12 @@ from serving.teacher.breaker import CircuitBreaker
 MAX_MESSAGE_BYTES = 64 * 2**20
 #: First wait between two attempts; doubles, with full jitter.
 BACKOFF_S = 0.05
-RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
+RETRIED = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+}
 
 
 class TeacherUnavailable(UnavailableError):

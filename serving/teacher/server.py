@@ -40,7 +40,9 @@ def find_onnx(name: str) -> pathlib.Path:
     if name == "magika":
         found = importlib.util.find_spec("magika")
         if found is None or found.origin is None:
-            raise ConfigurationError("teacher_server.onnx is `magika`, which is not installed", fix="Install everstill[demo]")
+            raise ConfigurationError(
+                "teacher_server.onnx is `magika`, which is not installed", fix="Install everstill[demo]"
+            )
         return pathlib.Path(found.origin).parent / MAGIKA_MODEL
     path = pathlib.Path(name)
     if not path.is_file():
@@ -77,15 +79,22 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         """Say whether this is the model."""
         return pb.ModelReadyResponse(ready=request.name == self._name)
 
-    def ServerMetadata(self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext) -> pb.ServerMetadataResponse:
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
         """Name the server."""
         return pb.ServerMetadataResponse(name="everstill teacher", version=self.version)
 
-    def ModelMetadata(self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext) -> pb.ModelMetadataResponse:
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
         """Name inputs and outputs; -1 is any size."""
         self._check_model(request.name, context)
         response = pb.ModelMetadataResponse(name=self._name, versions=[self.version], platform="onnxruntime_onnx")
-        for target, nodes in ((response.inputs, self._session.get_inputs()), (response.outputs, self._session.get_outputs())):
+        for target, nodes in (
+            (response.inputs, self._session.get_inputs()),
+            (response.outputs, self._session.get_outputs()),
+        ):
             for node in nodes:
                 shape = [size if isinstance(size, int) else -1 for size in node.shape]
                 target.add(name=node.name, datatype=DATATYPES.get(node.type, node.type), shape=shape)
@@ -103,7 +112,9 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         known = {one.name for one in self._session.get_outputs()}
         for name in names:
             if name not in known:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unknown output {name!r}. Known are {', '.join(sorted(known))}")
+                context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"unknown output {name!r}. Known are {', '.join(sorted(known))}"
+                )
         with self._turn:
             if not context.is_active():
                 context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
@@ -114,7 +125,9 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         try:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
         except Exception as error:  # a supervision point: a bad row must not end the server
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the model refused these inputs: {str(error).splitlines()[0]}")
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the model refused these inputs: {str(error).splitlines()[0]}"
+            )
             raise AssertionError("abort raises") from error
 
     def _check_model(self, name: str, context: grpc.ServicerContext) -> None:
@@ -164,7 +177,8 @@ def start(settings: TeacherServerSection) -> tuple[grpc.Server, str]:
         port = 0
     if not port:
         raise UnavailableError(
-            f"port {settings.port} on {settings.host} is taken", fix="Stop what listens there or set teacher_server.port"
+            f"port {settings.port} on {settings.host} is taken",
+            fix="Stop what listens there or set teacher_server.port",
         )
     server.start()
     return server, f"{settings.host}:{port}"

@@ -1,0 +1,364 @@
+"""The mirror: takes samples out of the ring, asks the teacher within the budget, and publishes pairs and trial rows.
+
+Order of a step, and why: trial rows are evaluated first (they have the first call on the budget); a trial batch is published
+before the pairs that settle it; the ring's read position moves last, once everything is in the stream or the spool, so a killed
+mirror loses nothing. What can be placed nowhere is kept and tried again before anything new is read: the ring then fills, and
+the worker drops and counts. One thread; `set_trial` is called by another.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import structlog
+
+from protos import records_pb2 as records
+from protos.errors import EverstillError, UnavailableError
+from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM
+from protos.tensors import Array, from_record, to_record
+from protos.topics import PAIRS, REPORTS, TRIALS, partition_of, topic
+from serving.shadow.budget import Budget
+from serving.shadow.publisher import Message
+from serving.shadow.ring import Ring
+from serving.shadow.spool import Spool
+from serving.shadow.trial import OpenTrial
+from serving.telemetry import (
+    BREAKER_OPEN,
+    GAPS,
+    MISSING,
+    PUBLISHED,
+    RING_BYTES,
+    SPOOL_BYTES,
+    TEACHER_ROWS,
+    TEACHER_SECONDS,
+)
+
+#: Frames taken from the ring in one step.
+FRAMES_PER_STEP = 64
+#: Wait of an idle mirror, and of one that could place nothing, in seconds.
+IDLE_S, BLOCKED_S = 0.02, 0.5
+
+
+class Answer(Protocol):
+    """What the mirror needs of a teacher's answer."""
+
+    @property
+    def output_BC(self) -> Array: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def latency_s(self) -> float: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+class Teacher(Protocol):
+    """How the mirror asks."""
+
+    def ask(self, inputs: Mapping[str, Array], *, before_attempt: Callable[[], bool]) -> Answer:
+        """Answer rows, or raise UnavailableError (keep them) or another EverstillError (they can't be answered)."""
+        ...
+
+
+class Publisher(Protocol):
+    """How the mirror publishes."""
+
+    def publish(self, messages: list[Message]) -> None:
+        """Write all or none; raises UnavailableError."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Who the mirror is, and how its stream is laid out."""
+
+    gateway: str
+    model: str
+    partitions: int
+    teacher_kind: int
+    max_batch: int
+    report_interval_s: float
+
+
+class Mirror:
+    """Moves samples from the ring to the stream.
+
+    Args:
+        waiting_teacher: spool of LogitPairs without the teacher's answer.
+        waiting_stream: spool of messages that the stream didn't take, see `_frame`.
+        breaker_open: whether the teacher's breaker is open now.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        ring: Ring,
+        budget: Budget,
+        teacher: Teacher,
+        publisher: Publisher,
+        *,
+        waiting_teacher: Spool,
+        waiting_stream: Spool,
+        breaker_open: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._identity = identity
+        self._ring = ring
+        self._budget = budget
+        self._teacher = teacher
+        self._publisher = publisher
+        self._waiting_teacher = waiting_teacher
+        self._waiting_stream = waiting_stream
+        self._breaker_open = breaker_open
+        self._trial: OpenTrial | None = None
+        self._unplaced_messages: list[Message] = []
+        self._unplaced_pairs: list[records.LogitPair] = []
+        self._counts = {"taken": 0, "missing": 0}
+        self._reported_at = time.monotonic()
+        self._reported_gaps = 0
+        self._log = structlog.get_logger()
+
+    def set_trial(self, trial: OpenTrial | None) -> None:
+        """Run this trial from the next step on, or none."""
+        self._trial = trial
+
+    def step(self) -> int:
+        """Move one lot of samples; returns how many, 0 where there was nothing to do or nothing could be placed."""
+        if not self._place([], []):
+            return 0
+        frames = self._ring.read(FRAMES_PER_STEP)
+        samples = [records.Sample.FromString(payload) for _, payload in frames]
+        self._counts["taken"] += len(samples)
+        messages: list[Message] = []
+        pairs, settled = self._split(samples, messages)
+        answered, unanswered = self._ask(pairs)
+        messages += self._pair_messages(settled + answered)
+        placed = self._place(messages, unanswered)
+        if placed and frames:
+            self._ring.advance()
+        drained = self._drain() if placed else 0
+        self._report()
+        return len(frames) + drained if placed else 0
+
+    def run(self, should_stop: Callable[[], bool], wait: Callable[[float], object]) -> None:
+        """Step until told to stop."""
+        while not should_stop():
+            if not self.step():
+                wait(BLOCKED_S if self._unplaced_messages or self._unplaced_pairs else IDLE_S)
+
+    def empty(self, deadline_s: float) -> bool:
+        """Empty the ring at a graceful stop, as far as the time allows; True where nothing is left in it."""
+        end = time.monotonic() + deadline_s
+        while self._ring.pending_bytes and time.monotonic() < end:
+            if not self.step():
+                break
+        self._report(now=True)
+        return not self._ring.pending_bytes
+
+    def _split(
+        self, samples: list[records.Sample], messages: list[Message]
+    ) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
+        """Return pairs that need the teacher (their rows reserved in the budget) and pairs that have its answer.
+
+        Trial rows that were evaluated go to `messages` as one batch.
+        """
+        answers: dict[bytes, records.TrialAnswer] = {}
+        rows: list[records.TrialRow] = []
+        trial = self._trial
+        for sample in samples:
+            if trial is None or not trial.is_new(sample) or not self._budget.reserve(1):
+                continue
+            row, answer = trial.evaluate(sample)
+            rows.append(row)
+            if answer is None:
+                self._budget.refund(1)
+            else:
+                answers[sample.record_id] = answer
+        if trial is not None and rows:
+            messages.append(self._trial_message(trial, rows))
+        asking, settled = [], []
+        for sample in samples:
+            pair = _pair_of(sample, answers.get(sample.record_id))
+            arms = {arm.arm for arm in sample.arms}
+            if ARM_PASS_THROUGH in arms:
+                settled.append(pair)
+            elif pair.HasField("trial") or (ARM_UNIFORM in arms and self._budget.reserve(1)):
+                asking.append(pair)
+            elif ARM_UNIFORM in arms:
+                self._missing("budget", 1)
+        return asking, settled
+
+    def _ask(self, pairs: list[records.LogitPair]) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
+        """Return pairs with their answers, and those to keep for later. Every pair is reserved in the budget already."""
+        answered: list[records.LogitPair] = []
+        unanswered: list[records.LogitPair] = []
+        for lot in _lots(pairs, self._identity.max_batch):
+            try:
+                self._ask_lot(lot)
+                answered += lot
+            except UnavailableError as error:
+                attempts = getattr(error, "attempts", 1)
+                if not attempts:
+                    self._budget.refund(len(lot))
+                self._count_teacher(lot, "away", attempts)
+                unanswered += lot
+            except EverstillError as error:
+                self._count_teacher(lot, "refused", getattr(error, "attempts", 1))
+                self._missing("refused", len(lot))
+                self._log.warning("the teacher refused samples", rows=len(lot), error=str(error))
+        BREAKER_OPEN.set(self._breaker_open())
+        return answered, unanswered
+
+    def _ask_lot(self, lot: list[records.LogitPair]) -> None:
+        """Ask about pairs of one shape and set their answers."""
+        inputs = {
+            tensor.name: np.concatenate([from_record(pair.inputs[place]) for pair in lot])
+            for place, tensor in enumerate(lot[0].inputs)
+        }
+        reserved = iter((True,))  # the first attempt is reserved already; each retry is a call of its own
+        answer = self._teacher.ask(
+            inputs, before_attempt=lambda: next(reserved, False) or self._budget.reserve(len(lot))
+        )
+        self._count_teacher(lot, "answered", answer.attempts)
+        TEACHER_SECONDS.observe(answer.latency_s)
+        for place, pair in enumerate(lot):
+            pair.teacher.version = answer.version
+            pair.teacher.kind = self._identity.teacher_kind  # type: ignore[assignment]
+            pair.teacher.latency_s = answer.latency_s
+            pair.teacher.cost = float(answer.attempts)
+            pair.teacher.output.CopyFrom(to_record("output", answer.output_BC[place : place + 1]))
+
+    def _place(self, messages: list[Message], unanswered: list[records.LogitPair]) -> bool:
+        """Put messages into the stream (or its spool) and unanswered pairs into theirs; False where something found no place."""
+        self._unplaced_messages += messages
+        self._unplaced_pairs += unanswered
+        try:
+            if self._unplaced_pairs:
+                self._waiting_teacher.append([pair.SerializeToString() for pair in self._unplaced_pairs])
+                self._unplaced_pairs = []
+            if self._unplaced_messages and not self._publish(self._unplaced_messages):
+                self._waiting_stream.append([_frame(message) for message in self._unplaced_messages])
+            self._unplaced_messages = []
+        except UnavailableError as error:
+            self._log.error("samples find no place and wait", error=str(error), messages=len(self._unplaced_messages))
+            return False
+        SPOOL_BYTES.set(self._waiting_teacher.num_bytes + self._waiting_stream.num_bytes)
+        RING_BYTES.set(self._ring.pending_bytes)
+        return True
+
+    def _publish(self, messages: list[Message]) -> bool:
+        """Publish after what waits already, so that order is kept; False where the stream takes nothing."""
+        try:
+            while waiting := self._waiting_stream.peek(FRAMES_PER_STEP):
+                self._publisher.publish([_unframe(payload) for payload in waiting])
+                self._waiting_stream.take()
+            self._publisher.publish(messages)
+        except UnavailableError as error:
+            self._log.warning("the stream is away, messages are spooled", error=str(error), messages=len(messages))
+            return False
+        for message in messages:
+            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1]).inc()
+        return True
+
+    def _drain(self) -> int:
+        """Move one lot of spooled work on; returns how much."""
+        moved = 0
+        if self._waiting_stream.num_bytes and self._publish([]):
+            moved += 1
+        if self._waiting_teacher.num_bytes and not self._breaker_open():
+            payloads = self._waiting_teacher.peek(self._identity.max_batch)
+            if payloads and self._budget.reserve(len(payloads)):
+                answered, unanswered = self._ask([records.LogitPair.FromString(payload) for payload in payloads])
+                if not unanswered and self._place(self._pair_messages(answered), []):
+                    self._waiting_teacher.take()
+                    moved += len(payloads)
+        return moved
+
+    def _pair_messages(self, pairs: list[records.LogitPair]) -> list[Message]:
+        """Return one message for each partition: equal inputs always meet in one."""
+        batches: dict[int, records.PairBatch] = {}
+        for pair in pairs:
+            partition = partition_of(pair.input_key, self._identity.partitions)
+            batches.setdefault(partition, records.PairBatch()).pairs.append(pair)
+        name = topic(self._identity.model, PAIRS)
+        return [Message(name, partition, batch.SerializeToString()) for partition, batch in batches.items()]
+
+    def _trial_message(self, trial: OpenTrial, rows: list[records.TrialRow]) -> Message:
+        batch = records.TrialBatch(
+            trial_id=trial.trial_id,
+            incumbent_version=trial.incumbent.version,
+            candidate_version=trial.candidate.version,
+            rows=rows,
+        )
+        return Message(topic(self._identity.model, TRIALS), 0, batch.SerializeToString())
+
+    def _missing(self, reason: str, rows: int) -> None:
+        self._counts["missing"] += rows
+        MISSING.labels(reason).inc(rows)
+
+    def _count_teacher(self, lot: list[records.LogitPair], outcome: str, attempts: int) -> None:
+        for pair in lot:
+            arm = ARM_TRIAL if pair.HasField("trial") else ARM_UNIFORM
+            TEACHER_ROWS.labels(arm, outcome).inc(attempts)
+
+    def _report(self, *, now: bool = False) -> None:
+        """Publish the capture report when it is due: denominators travel with the pairs."""
+        if not now and time.monotonic() - self._reported_at < self._identity.report_interval_s:
+            return
+        self._reported_at = time.monotonic()
+        GAPS.inc(self._ring.gaps - self._reported_gaps)
+        self._reported_gaps = self._ring.gaps
+        report = records.CaptureReport(
+            gateway=self._identity.gateway,
+            epoch=self._ring.epoch,
+            last_sequence=self._ring.next_sequence,
+            teacher_calls=self._ring.teacher_rows,
+            gaps=self._ring.gaps,
+        )
+        report.strata.add(
+            stratum="all", seen=self._ring.rows_seen, dropped=self._ring.dropped, missing=self._counts["missing"],
+            pending=self._ring.pending_frames,
+        )  # fmt: skip
+        self._place([Message(topic(self._identity.model, REPORTS), 0, report.SerializeToString())], [])
+
+
+def _pair_of(sample: records.Sample, answer: records.TrialAnswer | None) -> records.LogitPair:
+    pair = records.LogitPair(
+        record_id=sample.record_id,
+        input_key=sample.input_key,
+        time_unix_ns=sample.time_unix_ns,
+        stratum=sample.stratum,
+        slice=sample.slice,
+        client_tag=sample.client_tag,
+        subject_tag=sample.subject_tag,
+        inputs=sample.inputs,
+        arms=sample.arms,
+        policy_id=sample.policy_id,
+    )
+    if sample.HasField("student"):
+        pair.student.CopyFrom(sample.student)
+    if sample.HasField("teacher"):
+        pair.teacher.CopyFrom(sample.teacher)
+    if answer is not None:
+        pair.trial.CopyFrom(answer)
+    return pair
+
+
+def _lots(pairs: list[records.LogitPair], max_batch: int) -> list[list[records.LogitPair]]:
+    """Group pairs whose inputs have the same names, datatypes and shapes, at most `max_batch` in one lot."""
+    by_shape: dict[tuple[tuple[str, str, tuple[int, ...]], ...], list[records.LogitPair]] = {}
+    for pair in pairs:
+        shape = tuple((tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in pair.inputs)
+        by_shape.setdefault(shape, []).append(pair)
+    return [same[start : start + max_batch] for same in by_shape.values() for start in range(0, len(same), max_batch)]
+
+
+def _frame(message: Message) -> bytes:
+    """Return a message as the spool keeps it: topic, newline, partition, newline, value."""
+    return f"{message.topic}\n{message.partition}\n".encode() + message.value
+
+
+def _unframe(payload: bytes) -> Message:
+    name, partition, value = payload.split(b"\n", 2)
+    return Message(name.decode(), int(partition), value)
