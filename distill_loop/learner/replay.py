@@ -1,0 +1,146 @@
+"""Replay: which pairs a batch is made of - half of them the newest, half from a class-balanced memory.
+
+Decides what is remembered and what is forgotten (measured: this mix beats newest only, which forgets, and uniform memory, which
+is slow; docs/architecture.md). Both are bounded; pairs of an old teacher version are dropped. Its choices come from a seeded
+generator of its own, so that a restart from a checkpoint goes on identically. One thread.
+"""
+
+import collections
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill_loop.learner.pair import TrainingPair
+from protos.tensors import Array
+
+
+class Replay:
+    """Args:
+    ring_pairs: newest pairs kept for the recency half.
+    memory_bytes: bound of the class-balanced memory.
+    """
+
+    def __init__(self, *, ring_pairs: int, memory_bytes: int, seed: int) -> None:
+        self._ring: collections.deque[TrainingPair] = collections.deque(maxlen=ring_pairs)
+        self._classes: dict[int, list[TrainingPair]] = {}
+        self._memory_bytes = memory_bytes
+        self._used_bytes = 0
+        self._teacher_version = ""
+        self._random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return sum(len(pairs) for pairs in self._classes.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the memory's pairs."""
+        return self._used_bytes
+
+    @property
+    def class_counts(self) -> dict[int, int]:
+        """How many pairs of each teacher class the memory holds."""
+        return {label: len(pairs) for label, pairs in self._classes.items()}
+
+    def add(self, pair: TrainingPair) -> None:
+        """Remember a pair; where the memory is full, a random pair of its largest class is forgotten."""
+        if pair.teacher_version != self._teacher_version:
+            self._ring.clear()
+            self._classes.clear()
+            self._used_bytes = 0
+            self._teacher_version = pair.teacher_version
+        self._ring.append(pair)
+        self._classes.setdefault(pair.teacher_class, []).append(pair)
+        self._used_bytes += pair.num_bytes
+        while self._used_bytes > self._memory_bytes and len(self) > 1:
+            largest = max(self._classes, key=lambda label: (len(self._classes[label]), label))
+            pairs = self._classes[largest]
+            forgotten = pairs.pop(int(self._random.integers(len(pairs))))
+            self._used_bytes -= forgotten.num_bytes
+            if not pairs:
+                del self._classes[largest]
+
+    def sample(self, batch_size: int) -> tuple[dict[str, Array], Array]:
+        """Return a batch: inputs [batch, ...] by name and teacher probabilities float32 [batch, classes].
+
+        Half are drawn from the newest pairs; for the others a class is drawn first, then one of its pairs. Needs one pair.
+        """
+        ring = list(self._ring)
+        newest = self._random.choice(len(ring), size=min(batch_size // 2, len(ring)), replace=False)
+        chosen = [ring[place] for place in newest]
+        labels = sorted(self._classes)
+        for label in self._random.integers(len(labels), size=batch_size - len(chosen)):
+            pairs = self._classes[labels[label]]
+            chosen.append(pairs[int(self._random.integers(len(pairs)))])
+        inputs = {name: np.concatenate([pair.inputs[name] for pair in chosen]) for name in chosen[0].inputs}
+        return inputs, np.stack([pair.teacher_probabilities_C for pair in chosen])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as tensors and plain values."""
+        labels = sorted(self._classes)
+        pairs = list(
+            {id(pair): pair for pair in [*self._ring, *(p for label in labels for p in self._classes[label])]}.values()
+        )
+        place = {id(pair): index for index, pair in enumerate(pairs)}
+        return {
+            "pairs": pack_pairs(pairs),
+            "ring": [place[id(pair)] for pair in self._ring],
+            "classes": {label: [place[id(pair)] for pair in self._classes[label]] for label in labels},
+            "teacher_version": self._teacher_version,
+            "random": self._random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        pairs = unpack_pairs(state["pairs"])
+        self._ring.clear()
+        self._ring.extend(pairs[place] for place in state["ring"])
+        self._classes = {label: [pairs[place] for place in places] for label, places in state["classes"].items()}
+        self._used_bytes = sum(pair.num_bytes for pairs in self._classes.values() for pair in pairs)
+        self._teacher_version = state["teacher_version"]
+        self._random.bit_generator.state = state["random"]
+
+
+def pack_pairs(pairs: list[TrainingPair]) -> dict[str, Any]:
+    """Return pairs as a few tensors (torch has no unsigned types of every width, so inputs travel as bytes)."""
+    if not pairs:
+        return {"num": 0}
+    inputs = {}
+    for name, first in pairs[0].inputs.items():
+        rows = np.concatenate([pair.inputs[name] for pair in pairs])
+        inputs[name] = {
+            "dtype": first.dtype.str,
+            "shape": list(rows.shape),
+            "raw": torch.from_numpy(np.frombuffer(rows.tobytes(), np.uint8).copy()),
+        }
+    return {
+        "num": len(pairs),
+        "inputs": inputs,
+        "teacher": torch.from_numpy(np.stack([pair.teacher_probabilities_C for pair in pairs])),
+        "record_ids": [pair.record_id for pair in pairs],
+        "input_keys": [pair.input_key for pair in pairs],
+        "times": [pair.time_unix_ns for pair in pairs],
+        "teacher_versions": [pair.teacher_version for pair in pairs],
+    }
+
+
+def unpack_pairs(packed: dict[str, Any]) -> list[TrainingPair]:
+    """Return the pairs that `pack_pairs` packed."""
+    if not packed["num"]:
+        return []
+    arrays = {
+        name: np.frombuffer(one["raw"].numpy().tobytes(), np.dtype(one["dtype"])).reshape(one["shape"])
+        for name, one in packed["inputs"].items()
+    }
+    teacher = packed["teacher"].numpy()
+    return [
+        TrainingPair(
+            packed["record_ids"][row],
+            packed["input_keys"][row],
+            {name: array[row : row + 1] for name, array in arrays.items()},
+            teacher[row],
+            packed["times"][row],
+            packed["teacher_versions"][row],
+        )
+        for row in range(packed["num"])
+    ]

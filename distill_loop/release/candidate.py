@@ -1,0 +1,57 @@
+"""A candidate's bundle: its graph, golden answers from held-out rows, and a manifest of where it comes from."""
+
+import dataclasses
+import datetime
+import io
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from protos.tensors import Array
+from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest
+from registry.config import ModelSection, TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a candidate comes from, for its manifest."""
+
+    kind: Literal["bootstrap", "candidate"]
+    parent: str | None
+    teacher_version: str
+    pairs_learned: int
+    steps: int
+    student: Mapping[str, int | float | str]
+
+
+def build_files(
+    model: ModelSection,
+    onnx_bytes: bytes,
+    golden_inputs: Mapping[str, Array],
+    golden_logits_BC: Array,
+    parity: float,
+    origin: Origin,
+) -> dict[str, bytes]:
+    """Return the files that `registry.bundle.write_bundle` takes.
+
+    Args:
+        golden_logits_BC: the artifact's own answers to `golden_inputs`; whoever loads it must get them again.
+    """
+    buffer = io.BytesIO()
+    arrays = {f"input:{name}": array for name, array in golden_inputs.items()}
+    np.savez(buffer, logits=golden_logits_BC, **arrays)  # type: ignore[arg-type]
+    manifest = Manifest(
+        model=model.name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        origin=origin.kind,
+        parent=origin.parent,
+        inputs=model.inputs,
+        output=TensorSpec(name=model.output, datatype="FP32", shape=(-1, model.num_classes)),
+        teacher_version=origin.teacher_version,
+        pairs_learned=origin.pairs_learned,
+        steps=origin.steps,
+        parity_max_abs=parity,
+        student=dict(origin.student),
+    )
+    return {MANIFEST: manifest.model_dump_json(indent=1).encode(), MODEL: onnx_bytes, GOLDEN: buffer.getvalue()}
