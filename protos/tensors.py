@@ -77,7 +77,9 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
 
 def to_record(name: str, array: Array) -> records_pb2.Tensor:
     """Return an array as the message that the ring, the spool and the stream carry."""
-    return records_pb2.Tensor(name=name, datatype=datatype_of(array), shape=array.shape, raw=array.tobytes())
+    datatype = datatype_of(array)
+    little_endian = array.astype(NUMPY_TYPES[datatype], copy=False)
+    return records_pb2.Tensor(name=name, datatype=datatype, shape=array.shape, raw=little_endian.tobytes())
 
 
 def from_record(tensor: records_pb2.Tensor) -> Array:
