@@ -35,4 +35,5 @@ def pearson(left_NM: Tensor, right_NM: Tensor) -> Tensor:
     """Return the correlation of each row of `left_NM` with its row of `right_NM`, [N]; a constant row correlates 0."""
     left = left_NM - left_NM.mean(dim=1, keepdim=True)
     right = right_NM - right_NM.mean(dim=1, keepdim=True)
-    return (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1) + _EPSILON)
+    correlation_N: Tensor = (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1) + _EPSILON)
+    return correlation_N

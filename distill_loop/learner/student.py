@@ -30,9 +30,8 @@ class ByteWindowNet(nn.Module):
 
     def __init__(self, settings: LearnerSection, num_classes: int, window: int) -> None:
         super().__init__()
-        self.half = window // 2
+        self.half_window = window // 2
         self.buckets = settings.buckets
-        self.graph_ops = False  # True while exporting
         rows = 1 + 2 * settings.buckets  # row 0 stands for pairs of padding and stays zero
         self.pairs = nn.Embedding(rows, settings.embedding, padding_idx=0)
         self.places = nn.Embedding((HEAD_PLACES + TAIL_PLACES) * BYTE_VALUES, PLACE_EMBEDDING)
@@ -49,8 +48,8 @@ class ByteWindowNet(nn.Module):
         """Return raw logits [B, C]."""
         bytes_BL = bytes_BL.to(torch.int64).clamp(0, PADDING)
         bags = [
-            self._bag(bytes_BL[:, : self.half], offset=1),
-            self._bag(bytes_BL[:, self.half :], offset=1 + self.buckets),
+            self._bag(bytes_BL[:, : self.half_window], offset=1),
+            self._bag(bytes_BL[:, self.half_window :], offset=1 + self.buckets),
         ]
         places_BP = torch.cat([bytes_BL[:, :HEAD_PLACES], bytes_BL[:, -TAIL_PLACES:]], dim=1)
         places_BP = places_BP + BYTE_VALUES * torch.arange(HEAD_PLACES + TAIL_PLACES)
@@ -66,6 +65,7 @@ class ByteWindowNet(nn.Module):
         hashed = (first * BYTE_VALUES + second) * HASH_FACTOR % HASH_PRIME % self.buckets + offset
         ids_BP = torch.where(real, hashed, torch.zeros_like(hashed))
         scale_B1 = real.sum(dim=1, keepdim=True).to(torch.float32).clamp(min=1.0).rsqrt()
-        if self.graph_ops:
-            return self.pairs(ids_BP).sum(dim=1) * scale_B1
+        if torch.compiler.is_exporting():
+            gathered_BE: Tensor = self.pairs(ids_BP).sum(dim=1) * scale_B1
+            return gathered_BE
         return functional.embedding_bag(ids_BP, self.pairs.weight, mode="sum", padding_idx=0) * scale_B1

@@ -5,7 +5,6 @@ paths and stack traces into nodes). Exporting takes most of a second; the next v
 replace its weights by name, which gives the same file otherwise. One thread.
 """
 
-import io
 import logging
 import warnings
 
@@ -57,29 +56,21 @@ class Exporter:
         )
         batch = torch.export.Dim("batch", min=1, max=2**20)
         net.eval()
-        buffer = io.BytesIO()
-        if hasattr(net, "graph_ops"):
-            net.graph_ops = True
-        try:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")  # the exporter's own deprecations
-                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-                program = torch.onnx.export(
-                    net,
-                    example,
-                    input_names=[spec.name for spec in self._inputs],
-                    output_names=[self._output],
-                    dynamic_shapes=tuple({0: batch} for _ in self._inputs),
-                    dynamo=True,
-                    external_data=False,
-                    verbose=False,
-                )
-        finally:
-            if hasattr(net, "graph_ops"):
-                net.graph_ops = False
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                net,
+                example,
+                input_names=[spec.name for spec in self._inputs],
+                output_names=[self._output],
+                dynamic_shapes=tuple({0: batch} for _ in self._inputs),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         assert program is not None
-        program.save(buffer, external_data=False)
-        model = onnx.load_from_string(buffer.getvalue())
+        model: onnx.ModelProto = program.model_proto
         _strip(model)
         onnx.checker.check_model(model)
         if len(model.graph.input) != len(self._inputs):
