@@ -1,0 +1,73 @@
+"""`python -m distill_loop.gates.app --wins W --losses L --total N`: what the gate says of counters. Imports no torch."""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+
+from distill_loop.config import GateSection
+from distill_loop.gates.evidence import Counters
+from distill_loop.gates.verdict import Rule, decide
+
+DEFAULTS = GateSection()
+#: A non-inferiority trial has a cap of its own: it needs more requests.
+NON_INFERIORITY_MAX_ROWS = 60_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the gate's answer; returns 0, whatever the verdict, or 2 where the counters are impossible."""
+    parser = argparse.ArgumentParser(prog="everstill gate", description="What the gate says of a trial's counters.")
+    parser.add_argument(
+        "--wins", type=int, required=True, help="requests on which only the candidate agreed with the teacher"
+    )
+    parser.add_argument("--losses", type=int, required=True, help="requests on which only the incumbent did")
+    parser.add_argument("--total", type=int, required=True, help="all trial requests, ties and agreeing ones included")
+    parser.add_argument(
+        "--margin", type=float, default=DEFAULTS.margin, help="non-inferiority margin, 0 for superiority"
+    )
+    parser.add_argument("--alpha", type=float, default=DEFAULTS.alpha, help="error rate of the refresh")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parsed = parser.parse_args(arguments)
+    if not 0 < parsed.alpha < 1 or not 0 <= parsed.margin < 1:
+        print("everstill gate: alpha must lie in (0, 1) and margin in [0, 1)", file=sys.stderr)
+        return 2
+    try:
+        counters = Counters(parsed.wins, parsed.losses, parsed.total)
+    except ValueError as error:
+        print(f"everstill gate: {error}", file=sys.stderr)
+        return 2
+    rule = Rule(
+        alpha=parsed.alpha,
+        margin=parsed.margin,
+        min_gain=DEFAULTS.min_gain,
+        futility_evidence=DEFAULTS.futility_evidence,
+        max_rows=NON_INFERIORITY_MAX_ROWS if parsed.margin else DEFAULTS.max_rows,
+    )
+    decision = decide(rule, counters, counters)
+    body = {
+        "wins": counters.wins,
+        "losses": counters.losses,
+        "total": counters.total,
+        "margin": parsed.margin,
+        "alpha": parsed.alpha,
+        **dataclasses.asdict(decision),
+    }
+    if parsed.json:
+        print(json.dumps(body))
+    else:
+        needed = (
+            "never, at the present rates"
+            if decision.requests_needed is None
+            else f"{decision.requests_needed:,} requests"
+        )
+        print(f"{decision.verdict}: {decision.reason}")
+        print(
+            f"evidence {math.exp(min(decision.log_e, 700)):.4g} of {1 / parsed.alpha:.4g} needed; reached at {needed}"
+        )
+        print(f"the advantage is at least {decision.lower_bound:+.4f}, at level {parsed.alpha:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""One trial, row by row: from trial rows and teacher answers, in any order, to the gate's counters.
+
+Decides what counts once: each input (a burst of one input is one piece of evidence) and each record. A row whose students
+disagree and whose teacher answer is missing or late counts as a loss where promotion is asked, and not at all where futility
+is. Rows from before the candidate was frozen never count. One thread; all of it is in `state_dict`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from distill_loop.gates.evidence import Counters
+
+Outcome = Literal["agree", "pending", "win", "loss", "tie"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialIdentity:
+    """Who is compared, since when, on which share of requests. Digests, not version names."""
+
+    trial_id: str
+    incumbent: str
+    candidate: str
+    share: float
+    opened_unix_ns: int
+
+
+class TrialState:
+    """The rows of an open trial."""
+
+    def __init__(self, identity: TrialIdentity) -> None:
+        self.identity = identity
+        self._outcomes: dict[bytes, Outcome] = {}
+        self._inputs: dict[bytes, bytes] = {}
+
+    def add_row(self, record_id: bytes, input_key: bytes, time_unix_ns: int, *, agree: bool) -> None:
+        """Count a trial row; a repeat of its record or its input changes nothing."""
+        if self._is_new(record_id, input_key, time_unix_ns):
+            self._outcomes[record_id] = "agree" if agree else "pending"
+
+    def add_answer(
+        self,
+        record_id: bytes,
+        input_key: bytes,
+        time_unix_ns: int,
+        *,
+        incumbent_class: int,
+        candidate_class: int,
+        teacher_class: int,
+    ) -> None:
+        """Settle a disagreement with the teacher's answer; its row may come later."""
+        if not self._is_new(record_id, input_key, time_unix_ns) and self._outcomes.get(record_id) != "pending":
+            return
+        advantage = (candidate_class == teacher_class) - (incumbent_class == teacher_class)
+        self._outcomes[record_id] = {1: "win", -1: "loss"}.get(advantage, "tie")  # type: ignore[assignment]
+
+    def count(self, outcome: Outcome) -> int:
+        """Return how many rows have this outcome."""
+        return sum(one == outcome for one in self._outcomes.values())
+
+    def certain(self) -> Counters:
+        """Rows whose outcome is known."""
+        wins, losses = self.count("win"), self.count("loss")
+        return Counters(wins, losses, len(self._outcomes) - self.count("pending"))
+
+    def cautious(self) -> Counters:
+        """Every row; one without the teacher's answer counts as a loss."""
+        return Counters(self.count("win"), self.count("loss") + self.count("pending"), len(self._outcomes))
+
+    def rows(self) -> bytes:
+        """Return every row as JSON lines: from these anybody can compute the evidence again."""
+        keys = {record_id: key for key, record_id in self._inputs.items()}
+        lines = (
+            json.dumps({"record_id": record_id.hex(), "input_key": keys[record_id].hex(), "outcome": outcome})
+            for record_id, outcome in self._outcomes.items()
+        )
+        return "".join(line + "\n" for line in lines).encode()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        keys = {record_id: key for key, record_id in self._inputs.items()}
+        rows = [(record_id, keys[record_id], outcome) for record_id, outcome in self._outcomes.items()]
+        return {"identity": dataclasses.asdict(self.identity), "rows": rows}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "TrialState":
+        """Return the trial that `state_dict` described."""
+        trial = cls(TrialIdentity(**state["identity"]))
+        for record_id, key, outcome in state["rows"]:
+            trial._outcomes[record_id] = outcome
+            trial._inputs[key] = record_id
+        return trial
+
+    def _is_new(self, record_id: bytes, input_key: bytes, time_unix_ns: int) -> bool:
+        """Take note of a record that counts; False where it, or its input, was counted before or is older than the freeze."""
+        if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._outcomes or input_key in self._inputs:
+            return False
+        self._inputs[input_key] = record_id
+        return True
+
+
+def counters_of_rows(lines: Iterable[str]) -> Counters:
+    """Return the cautious counters of a kept trial's rows: the check that a ledger line's evidence is what it says."""
+    outcomes = [json.loads(line)["outcome"] for line in lines if line.strip()]
+    return Counters(outcomes.count("win"), outcomes.count("loss") + outcomes.count("pending"), len(outcomes))
