@@ -12,6 +12,9 @@ import pytest
 
 from tests.support import processes
 
+# Two cores run these tests: no library takes more threads than it is told to.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TESTS = pathlib.Path(__file__).parent
 FOLDERS = ("unit", "contract", "integration", "e2e", "chaos")
 ALLOWED_SKIPS = ("needs ../shared/data", "only on ")

@@ -124,7 +124,7 @@ def test_a_file_that_is_not_toml_is_told_with_its_place(tmp_path: pathlib.Path, 
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot read .*: No such file or directory"):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*: No such file or directory"):
         load(tmp_path / "none.toml", EverstillSettings)
 
 

@@ -58,7 +58,9 @@ def test_a_record_id_says_when_it_was_minted() -> None:
 
 
 @given(st.lists(TENSORS, max_size=4, unique_by=lambda one: one.name), st.randoms())
-def test_an_input_key_does_not_depend_on_the_order_of_tensors(tensors: list[records_pb2.Tensor], random: Random) -> None:
+def test_an_input_key_does_not_depend_on_the_order_of_tensors(
+    tensors: list[records_pb2.Tensor], random: Random
+) -> None:
     shuffled = random.sample(tensors, len(tensors))
 
     assert records.input_key(shuffled) == records.input_key(tensors)
@@ -77,7 +79,7 @@ def test_different_inputs_have_different_keys(one: list[records_pb2.Tensor], oth
 def test_an_arms_coins_are_uniform(arm: str) -> None:
     values = np.sort(coins(arm))
 
-    assert 0 <= values[0]
+    assert values[0] >= 0
     assert values[-1] < 1
     # Kolmogorov-Smirnov: the distance exceeds 1.95 / sqrt(n) with probability .001 where the coins are fair.
     steps = np.arange(1, NUM_COINS + 1) / NUM_COINS
