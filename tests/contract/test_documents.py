@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from scripts import pin
+
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -26,3 +28,19 @@ def test_a_pages_links_lead_somewhere(page: pathlib.Path) -> None:
     gone = [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
     assert not gone
+
+
+def test_every_direct_dependency_has_a_licence_and_a_reason() -> None:
+    rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+
+    for name in pin.direct_pins((ROOT / "pyproject.toml").read_text()):
+        assert re.search(rf"^\| {re.escape(name)} \| [^|]+ \| [^|]+ \|$", rows, re.MULTILINE), name
+
+
+def test_the_reading_order_names_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    files = re.findall(r"^\d\. `([^`]+)`", text, re.MULTILINE)
+
+    assert len(files) == 6
+    assert not [file for file in files if not (ROOT / file).is_file()]
