@@ -79,6 +79,10 @@ class LoopSection(Section):
     lease_s: float = Field(
         15.0, description="Time after which another loop may take over a silent one, in seconds.", gt=0
     )
+    agreement_window: int = Field(
+        500, description="Newest uniform-arm pairs that progressive agreement rests on.", ge=10
+    )
+    status_interval_s: float = Field(1.0, description="Time between two status objects, in seconds.", gt=0)
     dedupe_records: int = Field(1_000_000, description="Newest record ids remembered, to count each once.", ge=1)
     nice: int = Field(10, description="Niceness of the loop: it gives way to serving.", ge=0, le=19)
 

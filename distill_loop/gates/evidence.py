@@ -103,11 +103,12 @@ def requests_needed(counters: Counters, m: float, alpha: float) -> int | None:
 def _log_wealth_rates(counters: Counters, m: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     """Return each bet's log wealth."""
     ties = counters.total - counters.wins - counters.losses
-    return (
+    rates: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (
         counters.wins * np.log1p(BETS * (1 - m) / (1 + m))
         + counters.losses * np.log1p(-BETS)
         + ties * np.log1p(-BETS * m / (1 + m))
     )
+    return rates
 
 
 def _log_sum_exp(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> float:

@@ -1,0 +1,232 @@
+"""`python -m distill_loop.app --config F`: the loop's process. Connects the rooms, holds the lease, tells its status.
+
+Stops on SIGTERM or SIGINT after a last checkpoint; exits when another loop took its lease over. Something that is away (disk,
+registry, stream) makes it wait and try again, with what it knows intact.
+"""
+
+import argparse
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import structlog
+from prometheus_client import start_http_server
+
+from distill_loop.config import LoopSettings
+from distill_loop.desk import Desk
+from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.intake import Intake
+from distill_loop.learner.step import Learner
+from distill_loop.loop import Loop
+from distill_loop.memory import Memory
+from distill_loop.progress import Progress
+from distill_loop.release.office import ReleaseOffice
+from distill_loop.stream.consumer import EmbeddedConsumer
+from distill_loop.stream.dead_letter import DeadLetters
+from distill_loop.stream.dedupe import Dedupe
+from distill_loop.telemetry import AGREEMENT, ERRORS, LAG
+from protos.errors import EverstillError, UnavailableError
+from protos.topics import PAIRS, TRIALS
+from registry import logs
+from registry.bundle import version_of
+from registry.config import load
+from registry.lease import Lease, LeaseHeld
+from registry.status import write_status
+from registry.store import ObjectStore, open_store
+
+#: Wait after something was away, in seconds.
+UNAVAILABLE_WAIT_S = 1.0
+#: A lease is renewed after this part of its length.
+RENEW_AFTER = 0.3
+
+
+class LoopProcess:
+    """The loop with everything around it."""
+
+    def __init__(self, settings: LoopSettings, store: ObjectStore, lease: Lease) -> None:
+        self._settings = settings
+        self._store = store
+        self._lease = lease
+        self._renewed_at = time.monotonic()
+        self._status_at = 0.0
+        model = settings.model
+        self._progress = Progress()
+        self._learner = Learner(settings.learner, model)
+        self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
+        self._consumer = EmbeddedConsumer(
+            settings.stream.path, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions}
+        )
+        dedupe = Dedupe(settings.loop.dedupe_records)
+        office = ReleaseOffice(
+            store,
+            model,
+            settings.release,
+            cache=settings.registry.cache,
+            epoch=lease.epoch,
+            actor=f"loop epoch {lease.epoch}",
+        )
+        self._desk = Desk(
+            self._progress,
+            self._learner,
+            office,
+            gate=settings.gate,
+            release=settings.release,
+            student=settings.learner,
+            sign_of_life=self.renew_lease,
+        )
+        intake = Intake(
+            self._consumer,
+            DeadLetters(settings.stream.path, model.name),
+            dedupe,
+            self._agreement,
+            self._learner,
+            self._progress,
+            model=model,
+            settings=settings.learner,
+            max_messages=settings.loop.max_messages,
+        )
+        memory = Memory(
+            store,
+            model.name,
+            epoch=lease.epoch,
+            every_s=settings.loop.checkpoint_every_s,
+            learner=self._learner,
+            progress=self._progress,
+            dedupe=dedupe,
+            agreement=self._agreement,
+            consumer=self._consumer,
+        )
+        self._loop = Loop(intake, self._desk, memory)
+        self._log = structlog.get_logger()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Turn until told to stop, then save.
+
+        Raises:
+            LeaseLost, ConflictError: another loop took over. FormatError: the checkpoint can't be read.
+        """
+        self._loop.start()
+        while not stopping.is_set():
+            try:
+                self.renew_lease()
+                busy = self._loop.turn()
+                self.tell_status()
+            except UnavailableError as error:
+                ERRORS.inc()
+                self._log.error("something is away, the loop waits", error=str(error))
+                stopping.wait(UNAVAILABLE_WAIT_S)
+                continue
+            if not busy:
+                stopping.wait(self._settings.loop.poll_interval_s)
+        self._loop.stop()
+        self.tell_status(stopped=True)
+        self._lease.release()
+        self._consumer.close()
+
+    def renew_lease(self) -> None:
+        """Renew the lease when it is time to."""
+        if time.monotonic() - self._renewed_at > self._settings.loop.lease_s * RENEW_AFTER:
+            self._lease.renew()
+            self._renewed_at = time.monotonic()
+
+    def tell_status(self, *, stopped: bool = False) -> None:
+        """Write the status object and set the gauges when it is time to."""
+        if not stopped and time.monotonic() - self._status_at < self._settings.loop.status_interval_s:
+            return
+        self._status_at = time.monotonic()
+        lag, estimate = self._consumer.lag(), self._agreement.estimate()
+        LAG.set(lag)
+        if estimate:
+            for bound in ("estimate", "low", "high"):
+                AGREEMENT.labels(bound).set(getattr(estimate, bound))
+        progress = self._progress
+        body: dict[str, Any] = {
+            "process": "loop",
+            "stopped": stopped,
+            "pid": os.getpid(),
+            "epoch": self._lease.epoch,
+            "live": version_of(progress.live) if progress.live else None,
+            "pairs": {name: getattr(progress, name) for name in ("read", "learned", "held_out", "repeats", "dead")},
+            "gaps": self._consumer.gaps,
+            "lag": lag,
+            "steps": self._learner.num_steps,
+            "agreement": vars(estimate) if estimate else None,
+            "trial": self._trial_status(),
+            "last_verdict": progress.last_verdict,
+        }
+        write_status(self._store, self._settings.model.name, "loop", body)
+
+    def _trial_status(self) -> dict[str, Any] | None:
+        trial, decision = self._progress.trial, self._desk.look()
+        if trial is None or decision is None:
+            return None
+        identity, cautious = trial.identity, trial.cautious()
+        return {
+            "trial_id": identity.trial_id,
+            "candidate": version_of(identity.candidate),
+            "incumbent": version_of(identity.incumbent),
+            "share": identity.share,
+            "wins": cautious.wins,
+            "losses": trial.count("loss"),
+            "pending": trial.count("pending"),
+            "total": cautious.total,
+            "log_e": decision.log_e,
+            "requests_needed": decision.requests_needed,
+        }
+
+
+def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: threading.Event) -> Lease:
+    """Take the lease, waiting as long as a loop that died may still hold it.
+
+    Raises:
+        LeaseHeld: another loop is alive.
+    """
+    owner = f"loop-{os.getpid()}-{time.time_ns()}"
+    end = time.monotonic() + 1.5 * settings.loop.lease_s
+    while True:
+        try:
+            return Lease.acquire(store, settings.model.name, "loop", owner, settings.loop.lease_s)
+        except LeaseHeld as error:
+            if time.monotonic() > end or stopping.is_set():
+                raise
+            structlog.get_logger().info("waiting for the lease", reason=str(error))
+            stopping.wait(min(1.0, settings.loop.lease_s / 4))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the loop until told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="distill_loop.app", description=__doc__)
+    parser.add_argument("--config", type=pathlib.Path, default=None, help="everstill.toml")
+    parsed = parser.parse_args(arguments)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        settings = load(parsed.config, LoopSettings)
+        logs.configure("loop", settings.log)
+        os.nice(settings.loop.nice)
+        _start_metrics(settings.loop.metrics_port)
+        store = open_store(settings.registry.url)
+        process = LoopProcess(settings, store, acquire_lease(store, settings, stopping))
+        structlog.get_logger().info("loop started")
+        process.run(stopping)
+    except EverstillError as error:
+        print(f"everstill loop: {error}", file=sys.stderr)
+        return error.exit_code
+    structlog.get_logger().info("loop stopped")
+    return 0
+
+
+def _start_metrics(port: int) -> None:
+    try:
+        start_http_server(port, "127.0.0.1")
+    except OSError as error:
+        raise UnavailableError(f"port {port} is taken: {error.strerror}", fix="Set loop.metrics_port") from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,222 @@
+"""The desk: when a first version is due, when a candidate is cut, when a trial is over - and what is then done about it.
+
+Decides times and shares; verdicts are the gate's, writes the release office's. Connects the rooms gates, learner and release.
+One thread.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import structlog
+
+from distill_loop.config import GateSection, LearnerSection, ReleaseSection
+from distill_loop.gates.trial import TrialIdentity, TrialState
+from distill_loop.gates.verdict import Decision, Rule, decide
+from distill_loop.learner.step import Learner
+from distill_loop.progress import Progress
+from distill_loop.release.candidate import Origin
+from distill_loop.release.office import ReleaseOffice
+from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, VERDICTS
+from protos.tensors import Array
+from registry.bundle import version_of
+from registry.ledger import Kind, Line
+from registry.pointers import Trial
+
+KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "inconclusive"}
+#: Held-out rows used for parity, golden answers and the expected disagreement.
+CHECK_ROWS = 128
+#: Steps between two signs of life while the first version is trained.
+STEPS_PER_SIGN = 16
+
+
+class Desk:
+    """Trials and releases of one student.
+
+    Args:
+        sign_of_life: called now and then during long work, so that the lease doesn't run out.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        learner: Learner,
+        office: ReleaseOffice,
+        *,
+        gate: GateSection,
+        release: ReleaseSection,
+        student: LearnerSection,
+        sign_of_life: Callable[[], None],
+    ) -> None:
+        self._progress = progress
+        self._learner = learner
+        self._office = office
+        self._gate = gate
+        self._release = release
+        self._student = student
+        self._sign_of_life = sign_of_life
+        self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.max_rows)
+        self._log = structlog.get_logger()
+
+    def reconcile(self) -> None:
+        """After a start: the ledger has the last word on what was decided, then the pointers are made to agree."""
+        self._adopt_live()
+        trial = self._progress.trial
+        if trial is None:
+            self._office.pointers.set_trial(None)
+            return
+        line = self._office.ledger.find(trial.identity.trial_id)
+        if line is not None:
+            self._settle(line)
+        elif self._progress.live != trial.identity.incumbent:
+            self._close(trial, "inconclusive", {"reason": "the incumbent changed"})
+        else:
+            self._office.pointers.set_trial(_pointer(trial.identity))
+
+    def bootstrap_due(self) -> bool:
+        """Whether there are enough teacher answers for the first version."""
+        return self._progress.live is None and self._progress.kept >= self._release.bootstrap_pairs
+
+    def bootstrap(self, save: Callable[[], None]) -> None:
+        """Train on what is there and release the first version, ungated."""
+        for _ in range(0, self._release.bootstrap_steps, STEPS_PER_SIGN):
+            self._learner.learn(STEPS_PER_SIGN)
+            self._sign_of_life()
+        rows = self._check_rows()
+        digest, check = self._office.cut(self._learner.net, rows, self._learner.logits(rows), self._origin("bootstrap"))
+        self._progress.pairs_since_cut = 0
+        if digest is None:
+            PRECHECK_REJECTED.inc()
+            return
+        self._office.bootstrap(
+            digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **_evidence_of(check)}
+        )
+        self._adopt_live()
+        self._log.info("first version released", version=version_of(digest), pairs=self._progress.kept)
+        save()
+
+    def cut_due(self) -> bool:
+        """Whether a candidate is due; while a trial runs a routine cut waits."""
+        return (
+            self._progress.live is not None
+            and self._progress.trial is None
+            and self._progress.pairs_since_cut >= self._release.cut_every_pairs
+            and self._learner.num_held_out > 0
+        )
+
+    def open_trial(self, save: Callable[[], None]) -> None:
+        """Cut a candidate from the student as it is now and put it on trial against the live version."""
+        assert self._progress.live is not None
+        rows = self._check_rows()
+        digest, check = self._office.cut(self._learner.net, rows, self._learner.logits(rows), self._origin("candidate"))
+        self._progress.pairs_since_cut = 0
+        self._progress.cuts += 1
+        if digest is None:
+            PRECHECK_REJECTED.inc()
+            return
+        if digest == self._progress.live or self._office.ledger.find(f"t-{version_of(digest)}"):
+            return  # the student hasn't changed since
+        share = self._share(self._progress.live, digest, rows)
+        identity = TrialIdentity(f"t-{version_of(digest)}", self._progress.live, digest, share, time.time_ns())
+        self._progress.trial = TrialState(identity)
+        save()
+        self._office.pointers.set_trial(_pointer(identity))
+        self._log.info("trial opened", trial_id=identity.trial_id, share=share, latency_ms=check.latency_ms)
+
+    def close_decided_trial(self) -> bool:
+        """Look at the open trial's evidence; where it decides, write the decision and act on it. True where it did."""
+        trial = self._progress.trial
+        if trial is None:
+            TRIAL_LOG_EVIDENCE.set(0.0)
+            return False
+        decision = self.look()
+        assert decision is not None
+        TRIAL_LOG_EVIDENCE.set(decision.log_e)
+        if not decision.final:
+            return False
+        self._close(trial, KINDS[decision.verdict], self._evidence(trial, decision))
+        VERDICTS.labels(decision.verdict).inc()
+        return True
+
+    def look(self) -> Decision | None:
+        """Return what the gate says of the open trial now, or None without one."""
+        trial = self._progress.trial
+        return decide(self._rule, trial.certain(), trial.cautious()) if trial else None
+
+    def _close(self, trial: TrialState, kind: Kind, evidence: dict[str, Any]) -> None:
+        line = self._office.decide(kind, _pointer(trial.identity), evidence, trial.rows())
+        self._settle(line)
+
+    def _settle(self, line: Line) -> None:
+        """Act on a decision that is in the ledger; may be repeated."""
+        self._adopt_live()
+        self._office.pointers.set_trial(None)
+        self._progress.trial = None
+        self._progress.last_verdict = {"kind": line.kind, "version": version_of(line.digest), **line.evidence}
+        self._log.info(
+            "trial decided", kind=line.kind, trial_id=line.trial_id, ledger_line=line.number, **line.evidence
+        )
+
+    def _adopt_live(self) -> None:
+        line = self._office.apply_ledger()
+        self._progress.live = line.digest if line else None
+
+    def _evidence(self, trial: TrialState, decision: Decision) -> dict[str, Any]:
+        cautious = trial.cautious()
+        return {
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "log_e": decision.log_e,
+            "alpha": self._gate.alpha,
+            "margin": self._gate.margin,
+            "wins": cautious.wins,
+            "losses": cautious.losses - trial.count("pending"),
+            "pending": trial.count("pending"),
+            "total": cautious.total,
+            "lower_bound": decision.lower_bound,
+            "share": trial.identity.share,
+        }
+
+    def _share(self, incumbent: str, candidate: str, rows: dict[str, Array]) -> float:
+        """Return the share of requests whose expected disagreement stays inside the trial's part of the teacher budget."""
+        tops = [np.argmax(self._office.artifact(digest).logits(rows), axis=1) for digest in (incumbent, candidate)]
+        disagreement = (int((tops[0] != tops[1]).sum()) + 1) / (len(tops[0]) + 2)
+        return min(self._gate.max_share, self._gate.teacher_share / disagreement)
+
+    def _check_rows(self) -> dict[str, Array]:
+        """Return held-out rows, newest last; before there are any, one row of padding."""
+        rows, _ = self._learner.held_out(CHECK_ROWS)
+        if len(next(iter(rows.values()))):
+            return rows
+        return {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in rows.items()}
+
+    def _origin(self, kind: Any) -> Origin:
+        shape = ("student", "hidden", "embedding", "buckets")
+        student = {name: getattr(self._student, name) for name in shape}
+        progress = self._progress
+        return Origin(
+            kind, progress.live, self._learner.teacher_version, progress.learned, self._learner.num_steps, student
+        )
+
+
+def _pointer(identity: TrialIdentity) -> Trial:
+    return Trial(
+        trial_id=identity.trial_id,
+        incumbent=identity.incumbent,
+        candidate=identity.candidate,
+        share=identity.share,
+        opened_unix_s=identity.opened_unix_ns / 1e9,
+    )
+
+
+def _evidence_of(check: Any) -> dict[str, Any]:
+    return {
+        name: value for name, value in dataclasses.asdict(check).items() if name != "reasons" and not _is_nan(value)
+    }
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

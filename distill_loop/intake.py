@@ -1,0 +1,158 @@
+"""The intake: every record from the stream passes here once - judged by the gate first, then given to the learner.
+
+Decides what becomes of a message and of a pair: counted, learned, held out, recognised as a repeat, or dead. Positions move
+past a message only when all of it was dealt with; if something is away in between, it is read again, and the repeats are known.
+Connects the rooms stream, gates and learner. One thread.
+"""
+
+import numpy as np
+import structlog
+from google.protobuf.message import DecodeError
+
+from distill_loop.config import LearnerSection
+from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.learner.pair import TrainingPair, from_pair_record
+from distill_loop.learner.step import Learner
+from distill_loop.progress import Progress
+from distill_loop.stream.consumer import EmbeddedConsumer, Message
+from distill_loop.stream.dead_letter import DeadLetters
+from distill_loop.stream.dedupe import Dedupe
+from distill_loop.telemetry import PAIRS, STEPS
+from protos import records_pb2 as records
+from protos.errors import FormatError
+from protos.records import ARM_UNIFORM, SCHEMA_HEADER, SCHEMA_VERSION
+from protos.tensors import Array, from_record
+from protos.topics import TRIALS
+from registry.config import ModelSection
+
+#: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
+MAX_STEPS_DUE = 256.0
+
+
+class Intake:
+    """Reads the stream into gate and learner."""
+
+    def __init__(
+        self,
+        consumer: EmbeddedConsumer,
+        dead_letters: DeadLetters,
+        dedupe: Dedupe,
+        agreement: ProgressiveAgreement,
+        learner: Learner,
+        progress: Progress,
+        *,
+        model: ModelSection,
+        settings: LearnerSection,
+        max_messages: int,
+    ) -> None:
+        self._consumer = consumer
+        self._dead_letters = dead_letters
+        self._dedupe = dedupe
+        self._agreement = agreement
+        self._learner = learner
+        self._progress = progress
+        self._model = model
+        self._settings = settings
+        self._max_messages = max_messages
+        self._log = structlog.get_logger()
+
+    def read(self) -> int:
+        """Take in the messages that wait, as far as one poll brings them; returns their number."""
+        messages = self._consumer.poll(self._max_messages)
+        for message in messages:
+            try:
+                self._take(message)
+            except (FormatError, DecodeError) as error:
+                self._bury(message, str(error))
+            self._consumer.advance(message)
+        return len(messages)
+
+    def learn(self, max_steps: int) -> int:
+        """Take the optimizer steps that new pairs have earned, at most `max_steps`; returns how many."""
+        num_steps = min(int(self._progress.steps_due), max_steps)
+        if num_steps:
+            self._learner.learn(num_steps)
+            self._progress.steps_due -= num_steps
+            STEPS.inc(num_steps)
+        return num_steps
+
+    def _take(self, message: Message) -> None:
+        schema = message.headers.get(SCHEMA_HEADER)
+        if schema != str(SCHEMA_VERSION):
+            raise FormatError(f"schema version {schema} is not known here, only {SCHEMA_VERSION}")
+        if message.kind == TRIALS:
+            self._take_trial_rows(records.TrialBatch.FromString(message.value))
+            return
+        for pair in records.PairBatch.FromString(message.value).pairs:
+            try:
+                self._take_pair(pair)
+            except FormatError as error:
+                alone = records.PairBatch(pairs=[pair]).SerializeToString()
+                self._bury(Message(message.kind, message.partition, message.offset, message.headers, alone), str(error))
+
+    def _take_trial_rows(self, batch: records.TrialBatch) -> None:
+        trial = self._progress.trial
+        if trial is None or batch.trial_id != trial.identity.trial_id:
+            return  # of a trial that was decided: its rows are kept already
+        for row in batch.rows:
+            trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree)
+
+    def _take_pair(self, pair: records.LogitPair) -> None:
+        """Judge a pair, then let the learner have it."""
+        if pair.record_id in self._dedupe:
+            self._count("repeats")
+            return
+        if len(pair.record_id) != 16 or len(pair.input_key) != 16:
+            raise FormatError("a pair's record id or input key doesn't have 16 bytes")
+        training = from_pair_record(pair, self._model.num_classes)
+        self._check_inputs(training)
+        self._judge(pair, training.teacher_class)
+        fate = self._learner.observe(training)
+        self._dedupe.note(pair.record_id, fate)
+        self._count(fate)
+        if fate == "learned":
+            self._progress.pairs_since_cut += 1
+            self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)
+
+    def _judge(self, pair: records.LogitPair, teacher_class: int) -> None:
+        uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), 0.0)
+        if uniform and pair.HasField("student"):
+            self._agreement.observe(_top(from_record(pair.student.logits)) == teacher_class, uniform)
+        trial = self._progress.trial
+        if trial is not None and pair.trial.trial_id == trial.identity.trial_id:
+            trial.add_answer(
+                pair.record_id,
+                pair.input_key,
+                pair.time_unix_ns,
+                incumbent_class=pair.trial.incumbent_class,
+                candidate_class=pair.trial.candidate_class,
+                teacher_class=teacher_class,
+            )
+
+    def _check_inputs(self, pair: TrainingPair) -> None:
+        """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""
+        for spec in self._model.inputs:
+            array = pair.inputs.get(spec.name)
+            fits = array is not None and array.ndim == len(spec.shape) and len(array) == 1
+            if (
+                array is None
+                or not fits
+                or any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True))
+            ):
+                raise FormatError(f"a pair's input {spec.name!r} is missing or has another shape than [model] says")
+
+    def _count(self, fate: str) -> None:
+        self._progress.read += 1
+        setattr(self._progress, fate, getattr(self._progress, fate) + 1)
+        PAIRS.labels(fate).inc()
+
+    def _bury(self, message: Message, reason: str) -> None:
+        self._count("dead")
+        self._log.error(
+            "dead letter", kind=message.kind, partition=message.partition, offset=message.offset, reason=reason
+        )
+        self._dead_letters.put(message, reason)
+
+
+def _top(logits_1C: Array) -> int:
+    return int(np.argmax(logits_1C.reshape(-1)))

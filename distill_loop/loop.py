@@ -1,0 +1,50 @@
+"""The loop: read, judge, learn, release, remember - the whole cycle on one page.
+
+Decides the order, and nothing else: rooms do the work, assembly.py connects them. What must hold: a record is judged before it
+is learned from; what was done and what was read are remembered together, in one checkpoint; a decision is written before it is
+acted on. One thread.
+"""
+
+from distill_loop.desk import Desk
+from distill_loop.intake import Intake
+from distill_loop.memory import Memory
+
+#: Steps between two looks at the stream, so that a verdict never waits long.
+STEPS_PER_TURN = 8
+
+
+class Loop:
+    """One student's endless cycle.
+
+    Args:
+        intake: reads the stream, judges and takes in pairs.
+        desk: trials and releases.
+        memory: checkpoints of all of it.
+    """
+
+    def __init__(self, intake: Intake, desk: Desk, memory: Memory) -> None:
+        self._intake = intake
+        self._desk = desk
+        self._memory = memory
+
+    def start(self) -> None:
+        """Go on where the last loop stopped: restore, then let the ledger have the last word."""
+        self._memory.restore()
+        self._desk.reconcile()
+
+    def turn(self) -> bool:
+        """Go round once; returns False where there was nothing to do."""
+        num_messages = self._intake.read()
+        num_steps = self._intake.learn(STEPS_PER_TURN)
+        released = self._desk.close_decided_trial()
+        if self._desk.bootstrap_due():
+            self._desk.bootstrap(self._memory.save)
+        elif self._desk.cut_due():
+            self._desk.open_trial(self._memory.save)
+        if released or self._memory.due():
+            self._memory.save()
+        return bool(num_messages or num_steps or released)
+
+    def stop(self) -> None:
+        """Remember everything once more."""
+        self._memory.save()

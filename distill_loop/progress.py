@@ -1,0 +1,43 @@
+"""How far the loop is: counters, work that is due, the open trial, the live version. All of it is part of the checkpoint."""
+
+import dataclasses
+from typing import Any
+
+from distill_loop.gates.trial import TrialState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What has been done with the stream so far.
+
+    Pairs: read = learned + held_out + repeats + dead. steps_due: optimizer steps that new pairs have earned and that were not
+    taken yet. live: digest of the version that the ledger made live.
+    """
+
+    read: int = 0
+    learned: int = 0
+    held_out: int = 0
+    repeats: int = 0
+    dead: int = 0
+    steps_due: float = 0.0
+    pairs_since_cut: int = 0
+    cuts: int = 0
+    live: str | None = None
+    trial: TrialState | None = None
+    last_verdict: dict[str, Any] | None = None
+
+    @property
+    def kept(self) -> int:
+        """Pairs that were learned from or held out."""
+        return self.learned + self.held_out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**state, "trial": self.trial.state_dict() if self.trial else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.trial = TrialState.from_state_dict(state["trial"]) if state["trial"] else None

@@ -1,0 +1,121 @@
+"""The release office: candidates into bundles, trials into the registry, decisions into ledger and pointers - in crash order.
+
+Decides the order of writes, so that a loop killed between any two of them finds its way on the next start:
+a trial is opened by (1) its bundle, (2) the checkpoint that holds it, (3) the trial pointer; a decision is (1) the trial's rows,
+(2) the ledger line, which IS the decision, (3) the live pointer, (4) the closed trial pointer, (5) the next checkpoint. Every
+write can be repeated. Knows no statistics: the verdict is its caller's. One thread.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import structlog
+from torch import nn
+
+from distill_loop.config import ReleaseSection
+from distill_loop.release.candidate import Origin, build_files
+from distill_loop.release.export import Exporter
+from distill_loop.release.precheck import Artifact, Precheck, precheck
+from protos.tensors import Array
+from registry.bundle import MODEL, fetch_bundle, write_bundle
+from registry.config import ModelSection
+from registry.ledger import Kind, Ledger, Line
+from registry.pointers import Live, Pointers, Trial
+from registry.store import ObjectStore
+
+BOOTSTRAP = "bootstrap"
+
+
+class ReleaseOffice:
+    """Releases versions of one model.
+
+    Args:
+        epoch: of the loop's lease; pointers refuse an older one.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        model: ModelSection,
+        settings: ReleaseSection,
+        *,
+        cache: pathlib.Path,
+        epoch: int,
+        actor: str,
+    ) -> None:
+        self._store = store
+        self._model = model
+        self._settings = settings
+        self._cache = cache
+        self._epoch = epoch
+        self._actor = actor
+        self.pointers = Pointers(store, model.name)
+        self.ledger = Ledger(store, model.name)
+        self._exporter = Exporter(model.inputs, model.output)
+        self._artifacts: dict[str, Artifact] = {}
+        self._log = structlog.get_logger()
+
+    def cut(
+        self, net: nn.Module, rows: dict[str, Array], torch_logits_BC: Array, origin: Origin
+    ) -> tuple[str | None, Precheck]:
+        """Export the student, check it, and write its bundle; returns the digest, or None where the pre-check rejects it.
+
+        Args:
+            rows: inputs for parity and golden answers, at least one row, held out where there are such.
+            torch_logits_BC: the torch student's answers to them.
+        """
+        onnx_bytes = self._exporter.export(net)
+        artifact = Artifact(onnx_bytes, self._model.output, threads=1)
+        check = precheck(artifact, len(onnx_bytes), rows, torch_logits_BC, self._settings)
+        if check.reasons:
+            self._log.warning("candidate rejected by the pre-check", reasons=list(check.reasons))
+            return None, check
+        golden = {name: array[-self._settings.golden_rows :] for name, array in rows.items()}
+        files = build_files(self._model, onnx_bytes, golden, artifact.logits(golden), check.parity_max_abs, origin)
+        digest = write_bundle(self._store, files)
+        self._artifacts[digest] = artifact
+        return digest, check
+
+    def artifact(self, digest: str) -> Artifact:
+        """Return a version as the serving runtime runs it."""
+        if digest not in self._artifacts:
+            bundle = fetch_bundle(self._store, digest, self._cache)
+            self._artifacts[digest] = Artifact((bundle.folder / MODEL).read_bytes(), self._model.output, threads=1)
+        return self._artifacts[digest]
+
+    def bootstrap(self, digest: str, evidence: dict[str, Any]) -> Line:
+        """Release the first version, ungated; a model that has one keeps it, and that one's line is returned."""
+        return self.ledger.append(
+            kind="bootstrap",
+            trial_id=BOOTSTRAP,
+            digest=digest,
+            previous_digest=None,
+            evidence=evidence,
+            actor=self._actor,
+        )
+
+    def decide(self, kind: Kind, trial: Trial, evidence: dict[str, Any], rows: bytes) -> Line:
+        """Keep a trial's rows and write its decision; a trial that has one keeps it, and that line is returned."""
+        self._store.put(f"models/{self._model.name}/trials/{trial.trial_id}.jsonl", rows)
+        return self.ledger.append(
+            kind=kind,
+            trial_id=trial.trial_id,
+            digest=trial.candidate,
+            previous_digest=trial.incumbent,
+            evidence=evidence,
+            rows_digest=hashlib.sha256(rows).hexdigest(),
+            actor=self._actor,
+        )
+
+    def apply_ledger(self) -> Line | None:
+        """Make the live pointer say what the newest deciding line says, and return that line; may be repeated at any time."""
+        deciding = [line for line in self.ledger.lines() if line.moves_live]
+        if not deciding:
+            return None
+        line, live = deciding[-1], self.pointers.live()
+        if live is None or live.ledger_line < line.number:
+            self.pointers.move_live(Live(digest=line.digest, ledger_line=line.number, epoch=self._epoch), live)
+            self._log.info("live pointer moved", digest=line.digest, ledger_line=line.number, kind=line.kind)
+        self._artifacts = {digest: one for digest, one in self._artifacts.items() if digest == line.digest}
+        return line

@@ -1,0 +1,111 @@
+"""The embedded stream's reader. Positions are the loop's: they are part of its checkpoint, nothing is committed here.
+
+Decides only the order in which partitions are read (each from its own position, taking turns). A message that retention removed
+before it was read shows as a gap and is counted. One thread.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+
+from protos.embedded_stream import connect
+from protos.errors import UnavailableError
+from protos.topics import topic
+
+Position = tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One message: `kind` is the topic's last part."""
+
+    kind: str
+    partition: int
+    offset: int
+    headers: dict[str, str]
+    value: bytes
+
+
+class EmbeddedConsumer:
+    """Reads some topics of one model from one SQLite file.
+
+    Args:
+        partitions: number of partitions by kind.
+    """
+
+    def __init__(self, path: pathlib.Path, model: str, partitions: dict[str, int]) -> None:
+        self._path = path
+        self._model = model
+        self._positions: dict[Position, int] = {
+            (kind, partition): 0 for kind, count in partitions.items() for partition in range(count)
+        }
+        self._connection: sqlite3.Connection | None = None
+        self.gaps = 0
+
+    def positions(self) -> dict[Position, int]:
+        """Return the next offset of each partition."""
+        return dict(self._positions)
+
+    def seek(self, positions: dict[Position, int]) -> None:
+        """Read on from these offsets; partitions that are not named start at 0."""
+        self._positions.update(
+            {position: offset for position, offset in positions.items() if position in self._positions}
+        )
+
+    def poll(self, max_messages: int) -> list[Message]:
+        """Return the next messages, at most `max_messages` of each partition; `advance` moves past one of them.
+
+        Raises:
+            UnavailableError: the file can't be read now.
+        """
+        messages = []
+        with self._reading() as connection:
+            for (kind, partition), offset in self._positions.items():
+                rows = connection.execute(
+                    "SELECT offset, headers, value FROM message WHERE topic = ? AND partition = ? AND offset >= ?"
+                    " ORDER BY offset LIMIT ?",
+                    (topic(self._model, kind), partition, offset, max_messages),
+                ).fetchall()
+                messages += [
+                    Message(kind, partition, found, json.loads(headers), value) for found, headers, value in rows
+                ]
+        return messages
+
+    def advance(self, message: Message) -> None:
+        """Move past a message that was dealt with; offsets that retention took away before are counted as a gap."""
+        position = (message.kind, message.partition)
+        self.gaps += message.offset - self._positions[position]
+        self._positions[position] = message.offset + 1
+
+    def lag(self) -> int:
+        """Return how many messages wait to be read; raises as `poll`."""
+        with self._reading() as connection:
+            ends = {
+                (name, partition): offset
+                for name, partition, offset in connection.execute("SELECT topic, partition, offset FROM next_offset")
+            }
+        return sum(
+            max(0, ends.get((topic(self._model, kind), partition), 0) - offset)
+            for (kind, partition), offset in self._positions.items()
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+            yield self._connection
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise UnavailableError(
+                f"the stream {self._path} can't be read: {error}", fix="Check the file and its disk"
+            ) from None

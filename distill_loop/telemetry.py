@@ -1,0 +1,17 @@
+"""Metrics of the loop. Every metric that it exports is declared here."""
+
+from prometheus_client import Counter, Gauge
+
+PAIRS = Counter("everstill_loop_pairs_total", "Pairs read from the stream, by what became of them.", ["fate"])
+STEPS = Counter("everstill_loop_steps_total", "Optimizer steps taken.")
+VERDICTS = Counter("everstill_loop_verdicts_total", "Trials ended, by verdict.", ["verdict"])
+PRECHECK_REJECTED = Counter("everstill_loop_precheck_rejected_total", "Candidates that never went on trial.")
+AGREEMENT = Gauge(
+    "everstill_loop_agreement_ratio", "Progressive agreement of the served student with the teacher.", ["bound"]
+)
+TRIAL_LOG_EVIDENCE = Gauge(
+    "everstill_loop_trial_log_evidence", "Natural log of the open trial's evidence; 0 without one."
+)
+LAG = Gauge("everstill_loop_lag_messages", "Stream messages that wait to be read.")
+CHECKPOINTS = Counter("everstill_loop_checkpoints_total", "Checkpoints written.")
+ERRORS = Counter("everstill_loop_unavailable_total", "Steps that something missing (disk, registry, stream) made wait.")
