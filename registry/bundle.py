@@ -2,11 +2,10 @@
 
 Decides the layout, the address (SHA-256 of SHA256SUMS) and what makes a bundle unfit. Knows nothing of ONNX or of serving. The
 loop writes bundles; gateway, mirror and command line fetch them. Nothing in a bundle is ever executed. See docs/formats.md.
+Safe from any thread and any process of the host.
 """
 
-import contextlib
 import hashlib
-import os
 import pathlib
 import re
 import shutil
@@ -18,7 +17,7 @@ import pydantic
 
 from protos.errors import FormatError, UnavailableError
 from registry.config import Section, TensorSpec
-from registry.store import AlreadyExists, NotFound, ObjectStore
+from registry.store import NotFound, ObjectStore, TooLarge, lock_file, sync_folder
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -28,6 +27,10 @@ REQUIRED = frozenset({MANIFEST, MODEL, GOLDEN})
 VERSION_DIGITS = 12
 #: A file larger than this is refused before it is read.
 MAX_FILE_BYTES = 8 * 2**30
+MAX_SUMS_BYTES = 2**20
+#: In a cache: the lock under which it changes, and how the names of copies under way begin.
+LOCK_FILE = ".lock"
+_ASIDE = ".fetch-"
 _SUMS_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -83,6 +86,8 @@ def version_of(digest: str) -> str:
 def write_bundle(store: ObjectStore, files: Mapping[str, bytes]) -> str:
     """Write a bundle and return its digest. SHA256SUMS goes last: a bundle without it is not one.
 
+    Writing the same files again is fine, and mends one that was torn.
+
     Raises:
         BundleError: a required file is missing, or a name that no file may have.
     """
@@ -91,13 +96,14 @@ def write_bundle(store: ObjectStore, files: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256(sums).hexdigest()
     for name in sorted(files):
         store.put(f"bundles/{digest}/{name}", files[name])
-    with contextlib.suppress(AlreadyExists):  # then it holds the same bytes: the address is their digest
-        store.create(f"bundles/{digest}/{SUMS}", sums)
+    store.put(f"bundles/{digest}/{SUMS}", sums)
     return digest
 
 
 def fetch_bundle(store: ObjectStore, digest: str, cache: pathlib.Path) -> LocalBundle:
     """Return a verified bundle in `cache`, copied there if it isn't yet; a copy is verified at every call.
+
+    One process at a time works on a cache, so two that want the same version copy it once.
 
     Raises:
         BundleError: the bundle, or the object under this digest, is unfit; nothing of it stays in the cache.
@@ -106,25 +112,20 @@ def fetch_bundle(store: ObjectStore, digest: str, cache: pathlib.Path) -> LocalB
     if not _DIGEST.fullmatch(digest):
         raise BundleError(f"{digest!r} is not a bundle's digest", "bad_name")
     folder = cache / digest
-    if folder.is_dir():
-        try:
-            return _verified(folder, digest)
-        except BundleError:
-            shutil.rmtree(folder, ignore_errors=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
+        with lock_file(cache / LOCK_FILE):
+            _sweep(cache)
+            try:
+                return _verified(folder, digest)
+            except (BundleError, OSError):  # absent, or no longer what it was: fetched anew
+                _remove(folder)
+            return _fetched(store, digest, folder)
     except OSError as error:
-        raise _cache_unavailable(cache, error) from None
-    try:
-        _copy(store, digest, aside)
-        _verified(aside, digest)
-        _rename(aside, folder)
-        return _verified(folder, digest)
-    except OSError as error:
-        raise _cache_unavailable(cache, error) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        raise UnavailableError(
+            f"cannot keep a bundle in {cache}: {error.strerror}",
+            fix="Make room there or name another folder with registry.cache",
+        ) from None
 
 
 def read_manifest(store: ObjectStore, digest: str) -> Manifest:
@@ -132,41 +133,50 @@ def read_manifest(store: ObjectStore, digest: str) -> Manifest:
     return _parse_manifest(store.get(f"bundles/{digest}/{MANIFEST}").data, digest)
 
 
+def _fetched(store: ObjectStore, digest: str, folder: pathlib.Path) -> LocalBundle:
+    """Copy a bundle aside, verify it there, and rename it into place."""
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder.parent))
+    try:
+        _copy(store, digest, aside)
+        bundle = _verified(aside, digest)
+        sync_folder(aside)
+        aside.rename(folder)
+    finally:
+        _remove(aside)
+    sync_folder(folder.parent)
+    return bundle.model_copy(update={"folder": folder})
+
+
 def _copy(store: ObjectStore, digest: str, aside: pathlib.Path) -> None:
     prefix = f"bundles/{digest}"
-    try:
-        sums = store.get(f"{prefix}/{SUMS}").data
-    except NotFound:
-        raise BundleError(f"bundle {version_of(digest)} has no {SUMS}", "missing_file") from None
-    for name in [SUMS, *_parse_sums(sums, digest)]:
-        source = store.local_path(f"{prefix}/{name}")
-        if source is not None and (source.is_symlink() or not source.is_file()):
-            raise BundleError(f"bundle {version_of(digest)} has no file {name}", "missing_file")
-        try:
-            data = store.get(f"{prefix}/{name}").data
-        except NotFound:
-            raise BundleError(f"bundle {version_of(digest)} lacks {name}", "missing_file") from None
-        with (aside / name).open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    listed = {SUMS, *_parse_sums(sums, digest)}
+    _download(store, prefix, SUMS, aside, MAX_SUMS_BYTES)
+    listed = _read_sums(aside, digest)
     for path in store.list(prefix):
-        if path.removeprefix(f"{prefix}/") not in listed:
+        if path.removeprefix(f"{prefix}/") not in (SUMS, *listed):
             raise BundleError(
                 f"bundle {version_of(digest)} holds a file that {SUMS} doesn't list: {path}", "unlisted_file"
             )
+    for name in listed:
+        _download(store, prefix, name, aside, MAX_FILE_BYTES)
+
+
+def _download(store: ObjectStore, prefix: str, name: str, aside: pathlib.Path, max_bytes: int) -> None:
+    digest = prefix.rpartition("/")[2]
+    source = store.local_path(f"{prefix}/{name}")
+    if source is not None and (source.is_symlink() or not source.is_file()):
+        raise BundleError(f"bundle {version_of(digest)} has no file {name}", "missing_file")
+    try:
+        store.download(f"{prefix}/{name}", aside / name, max_bytes=max_bytes)
+    except NotFound:
+        raise BundleError(f"bundle {version_of(digest)} lacks {name}", "missing_file") from None
+    except TooLarge as error:
+        raise BundleError(error.message, "oversize") from None
 
 
 def _verified(folder: pathlib.Path, digest: str) -> LocalBundle:
+    """Return the bundle in a folder of this host if every byte of it is what its address says."""
     version = version_of(digest)
-    try:
-        sums = (folder / SUMS).read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"bundle {version} has no {SUMS}", "missing_file") from None
-    if hashlib.sha256(sums).hexdigest() != digest:
-        raise BundleError(f"{SUMS} of bundle {version} is not the one that its address names", "wrong_digest")
-    listed = _parse_sums(sums, digest)
+    listed = _read_sums(folder, digest)
     for path in folder.iterdir():
         if path.name not in listed and path.name != SUMS:
             raise BundleError(f"bundle {version} holds a file that {SUMS} doesn't list: {path.name}", "unlisted_file")
@@ -174,14 +184,22 @@ def _verified(folder: pathlib.Path, digest: str) -> LocalBundle:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"bundle {version} lacks {name}", "missing_file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BundleError(f"{name} of bundle {version} is larger than {MAX_FILE_BYTES} bytes", "oversize")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 raise BundleError(
                     f"{name} of bundle {version} doesn't have its digest: torn or tampered with", "wrong_digest"
                 )
     return LocalBundle(digest=digest, folder=folder, manifest=_parse_manifest((folder / MANIFEST).read_bytes(), digest))
+
+
+def _read_sums(folder: pathlib.Path, digest: str) -> dict[str, str]:
+    """Return the digest of each file that SHA256SUMS lists, once it has its own: only then are its lines looked at."""
+    sums = (folder / SUMS).read_bytes()
+    if hashlib.sha256(sums).hexdigest() != digest:
+        raise BundleError(
+            f"{SUMS} of bundle {version_of(digest)} is not the one that its address names", "wrong_digest"
+        )
+    return _parse_sums(sums, digest)
 
 
 def _parse_sums(sums: bytes, digest: str) -> dict[str, str]:
@@ -216,23 +234,14 @@ def _parse_manifest(data: bytes, digest: str) -> Manifest:
         ) from None
 
 
-def _rename(aside: pathlib.Path, folder: pathlib.Path) -> None:
-    """Move the verified copy into place; another process that was first has the same bytes."""
-    try:
-        aside.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        return
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sweep(cache: pathlib.Path) -> None:
+    """Remove what a process that was killed amid a copy left; nobody else copies while the lock is held."""
+    for left in cache.glob(f"{_ASIDE}*"):
+        _remove(left)
 
 
-def _cache_unavailable(cache: pathlib.Path, error: OSError) -> UnavailableError:
-    return UnavailableError(
-        f"cannot keep a bundle in {cache}: {error.strerror}",
-        fix="Make room there or name another folder with registry.cache",
-    )
+def _remove(folder: pathlib.Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """The ledger of a model: one line for each decision, created if absent and chained by hash. The line is the decision.
 
 Decides the order of decisions and that a trial is decided once. Knows nothing of gates. The loop and an operator's command
-append; anybody reads.
+append; anybody reads. The chain shows a line that was changed, taken out or put in; that the newest was cut off shows only in
+the live pointer, which names its line. Any thread, any process.
 """
 
 import hashlib
 import json
+import pathlib
+import re
 import time
 from typing import Any, Literal
 
@@ -52,6 +55,8 @@ class Line(Section):
 class Ledger:
     """The ledger of one model. Any thread, any process."""
 
+    _NAME = re.compile(r"\d{8}\.json")
+
     def __init__(self, store: ObjectStore, model: str) -> None:
         self._store = store
         self._folder = f"models/{model}/ledger"
@@ -88,6 +93,7 @@ class Ledger:
                 actor=actor,
                 previous_hash=lines[-1].hash if lines else GENESIS,
             )
+            line = Line.model_validate_json(line.model_dump_json())  # what readers will see: no tuple, no infinity
             line = line.model_copy(update={"hash": line.computed_hash()})
             try:
                 self._store.create(self._path(line.number), line.model_dump_json().encode())
@@ -101,12 +107,12 @@ class Ledger:
         Raises:
             LedgerError: a line is missing in between, or isn't one.
         """
-        lines = []
-        for number, path in enumerate(self._store.list(self._folder), start=1):
-            if path != self._path(number):
-                raise LedgerError(f"ledger line {number} is missing: found {path} in its place")
-            lines.append(self._read(path))
-        return lines
+        listed = self._store.list(self._folder)
+        if foreign := [path for path in listed if not self._NAME.fullmatch(path.removeprefix(f"{self._folder}/"))]:
+            raise LedgerError(f"{foreign[0]} is not a ledger line's name")
+        # Only the highest number is taken from the listing: one that races with writers may show a line and not the one before.
+        highest = max((int(pathlib.PurePosixPath(path).stem) for path in listed), default=0)
+        return [self._read(number) for number in range(1, highest + 1)]
 
     def last(self) -> Line | None:
         """Return the newest line, or None."""
@@ -136,8 +142,10 @@ class Ledger:
     def _path(self, number: int) -> str:
         return f"{self._folder}/{number:08d}.json"
 
-    def _read(self, path: str) -> Line:
+    def _read(self, number: int) -> Line:
         try:
-            return Line.model_validate_json(self._store.get(path).data)
-        except (pydantic.ValidationError, NotFound):
-            raise LedgerError(f"{path} is not a ledger line") from None
+            return Line.model_validate_json(self._store.get(self._path(number)).data)
+        except NotFound:
+            raise LedgerError(f"ledger line {number} is missing") from None
+        except pydantic.ValidationError:
+            raise LedgerError(f"ledger line {number} is not a line: torn or changed") from None

@@ -1,7 +1,7 @@
 """The pointers of a model: which version is live, which candidate is on trial, where the loop's newest checkpoint lies.
 
 Decides only that a pointer moves by compare-and-swap and never to an older epoch. The loop and an operator's command move
-them; gateways only read. See docs/formats.md for their bytes.
+them; gateways only read. See docs/formats.md for their bytes. Any thread, any process.
 """
 
 from typing import TypeVar
@@ -27,7 +27,7 @@ class Trial(Section):
     trial_id: str
     incumbent: str
     candidate: str
-    share: float
+    share: float = pydantic.Field(ge=0, le=1)
     opened_unix_s: float
 
 
@@ -42,10 +42,14 @@ class Checkpoint(Section):
 class _NoTrial(Section):
     """What the trial pointer holds between trials, so that it can be swapped like any other."""
 
-    closed: str = ""
+    closed: str
 
 
-Pointer = TypeVar("Pointer", bound=Section)
+class _TrialPointer(pydantic.RootModel[Trial | _NoTrial]):
+    """What trial.json holds."""
+
+
+Pointer = TypeVar("Pointer", bound=pydantic.BaseModel)
 
 
 class Pointers:
@@ -107,14 +111,8 @@ class Pointers:
             ) from None
 
     def _read_trial(self) -> tuple[Trial | None, str | None]:
-        path = f"{self._folder}/trial.json"
-        try:
-            blob = self._store.get(path)
-        except NotFound:
-            return None, None
-        if b'"closed"' in blob.data:
-            return None, blob.version
-        return self._read("trial", Trial)
+        body, version = self._read("trial", _TrialPointer)
+        return (body.root if body and isinstance(body.root, Trial) else None), version
 
     def _move(
         self,

@@ -1,4 +1,7 @@
-"""Status objects: what each process says of itself, for people and for `everstill status`. Last writer wins; nothing reads them to decide."""
+"""Status objects: what each process says of itself, for people and for `everstill status`.
+
+Decides nothing but their place; the last writer wins, and nothing reads them to decide. Any thread, any process.
+"""
 
 import json
 import time
@@ -19,7 +22,9 @@ def read_statuses(store: ObjectStore, model: str) -> dict[str, dict[str, Any]]:
     statuses = {}
     for path in store.list(prefix):
         try:
-            statuses[path.removeprefix(f"{prefix}/").removesuffix(".json")] = json.loads(store.get(path).data)
-        except (NotFound, json.JSONDecodeError):
-            continue  # removed or being replaced by a store without atomic writes; the next look sees it
+            body = json.loads(store.get(path).data)
+        except (NotFound, ValueError):
+            continue  # removed meanwhile, or not ours: one bad object doesn't hide the others
+        if isinstance(body, dict):
+            statuses[path.removeprefix(f"{prefix}/").removesuffix(".json")] = body
     return statuses

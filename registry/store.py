@@ -1,25 +1,31 @@
 """The object store behind the registry: a folder now, S3 by a setting later, memory in tests.
 
 Decides what a path, a version and a conflict are, on top of obstore. Knows nothing of bundles or pointers. obstore's folder
-store creates if absent but has no compare-and-swap, so a folder swaps under a file lock; both kinds pass one test suite.
-Synchronous; safe from any thread and, on a folder, from any process of the host.
+store creates if absent but has no compare-and-swap and doesn't fsync, so `FolderStore` writes by itself: staged beside the
+target, fsynced, then renamed (or linked, where it must not exist), and swaps under a file lock. Both kinds pass one test
+suite. Synchronous; safe from any thread and, on a folder, from any process of the host.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import LocalStore, MemoryStore
 
-from protos.errors import ConfigurationError, ConflictError, EverstillError, UnavailableError
+from protos.errors import ConfigurationError, ConflictError, EverstillError, FormatError, UnavailableError
 
 LOCK_FILE = ".swap.lock"
+#: A path's segment. `#` is left out: obstore's folder store takes a name that ends in #digits for a staged file.
+_SEGMENT = re.compile(r"[^/\x00-\x1f\x7f#]+")
+_staged = itertools.count()
 
 
 class NotFound(EverstillError):
@@ -34,6 +40,10 @@ class Moved(ConflictError):
     """The object changed since the version that was read."""
 
 
+class TooLarge(FormatError):
+    """The object is larger than its reader allows."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Blob:
     """An object's bytes and the version to swap against."""
@@ -43,16 +53,17 @@ class Blob:
 
 
 class ObjectStore:
-    """Objects by path, with create-if-absent and compare-and-swap.
+    """Objects by path, with create-if-absent and compare-and-swap, on a store that has both (by ETag).
+
+    Every method raises `UnavailableError` where the store is away, full or closed to us, and `FormatError` where a path
+    is not one: '..', empty segments and control characters have no place in it.
 
     Args:
         backend: obstore's store.
-        folder: the folder it is rooted at, or None where it isn't one.
     """
 
-    def __init__(self, backend: LocalStore | MemoryStore, folder: pathlib.Path | None) -> None:
+    def __init__(self, backend: LocalStore | MemoryStore) -> None:
         self._backend = backend
-        self._folder = folder
 
     def get(self, path: str) -> Blob:
         """Return the object; never torn, since every write is renamed into place.
@@ -60,14 +71,35 @@ class ObjectStore:
         Raises:
             NotFound: no object has this path.
         """
-        try:
+        _check_path(path)
+        with _named_errors("read", path):
             result = obstore.get(self._backend, path)
             data = bytes(result.bytes())
-        except FileNotFoundError:
-            raise NotFound(f"the registry has no object {path}") from None
-        except (BaseError, OSError) as error:
-            raise _unavailable("read", path, error) from None
-        return Blob(data, self._version(data, str(result.meta["e_tag"] or "")))
+            return Blob(data, self._version(data, result.meta["e_tag"]))
+
+    def download(self, path: str, target: pathlib.Path, *, max_bytes: int) -> None:
+        """Copy an object into a new file of this host, in pieces, and fsync it.
+
+        Raises:
+            NotFound: no object has this path.
+            TooLarge: it has more than `max_bytes`; nothing of it was read.
+            OSError: the target can't be written.
+        """
+        _check_path(path)
+        with _named_errors("read", path):
+            result = obstore.get(self._backend, path)
+        if result.meta["size"] > max_bytes:
+            raise TooLarge(f"{path} has {result.meta['size']} bytes, more than the {max_bytes} that are allowed")
+        with target.open("xb") as file:
+            pieces = iter(result.stream())
+            while True:
+                with _named_errors("read", path):
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
 
     def create(self, path: str, data: bytes) -> str:
         """Write an object that must not exist yet and return its version.
@@ -75,21 +107,15 @@ class ObjectStore:
         Raises:
             AlreadyExists: somebody was first.
         """
-        try:
-            result = obstore.put(self._backend, path, data, mode="create")
-        except AlreadyExistsError:
-            raise AlreadyExists(f"{path} exists already") from None
-        except (BaseError, OSError) as error:
-            raise _unavailable("write", path, error) from None
-        return self._version(data, str(result["e_tag"] or ""))
+        _check_path(path)
+        with _named_errors("write", path):
+            return self._version(data, obstore.put(self._backend, path, data, mode="create")["e_tag"])
 
     def put(self, path: str, data: bytes) -> str:
         """Write an object whatever was there: for status objects and content-addressed bytes only."""
-        try:
-            result = obstore.put(self._backend, path, data)
-        except (BaseError, OSError) as error:
-            raise _unavailable("write", path, error) from None
-        return self._version(data, str(result["e_tag"] or ""))
+        _check_path(path)
+        with _named_errors("write", path):
+            return self._version(data, obstore.put(self._backend, path, data)["e_tag"])
 
     def swap(self, path: str, data: bytes, expected: str | None) -> str:
         """Replace the object only if its version is still `expected`; None means that it must not exist.
@@ -97,77 +123,99 @@ class ObjectStore:
         Raises:
             Moved: somebody was first; read again and decide again.
         """
-        if expected is None:
+        try:
+            return self.create(path, data) if expected is None else self._swap(path, data, expected)
+        except AlreadyExists:
+            raise Moved(f"{path} was made by somebody else", fix="Read it again and decide again") from None
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the paths below a prefix folder, sorted; an empty prefix is the whole store."""
+        if prefix:
+            _check_path(prefix)
+        with _named_errors("list", prefix):
+            paths = sorted(str(meta["path"]) for page in obstore.list(self._backend, prefix or None) for meta in page)
+        return [path for path in paths if path != LOCK_FILE]
+
+    def delete(self, path: str) -> None:
+        """Remove an object; one that is absent is no error."""
+        _check_path(path)
+        with contextlib.suppress(NotFound), _named_errors("delete", path):
+            obstore.delete(self._backend, path)
+
+    def local_path(self, path: str) -> pathlib.Path | None:
+        """Return where the object lies on this host's disk, or None for a remote store."""
+        return None
+
+    def _swap(self, path: str, data: bytes, expected: str) -> str:
+        _check_path(path)
+        with _named_errors("swap", path):
+            return self._version(data, obstore.put(self._backend, path, data, mode={"e_tag": expected})["e_tag"])
+
+    def _version(self, data: bytes, etag: str | None) -> str:
+        return str(etag)
+
+
+class FolderStore(ObjectStore):
+    """Objects as files below a folder. What a call has written survives a kill and a loss of power.
+
+    A version is the content's digest, so an object that went from A to B and back to A counts as not moved; whatever must
+    notice that carries a counter (pointers an epoch, leases a time).
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__(LocalStore(folder))
+        self._folder = folder
+
+    def create(self, path: str, data: bytes) -> str:
+        """Write an object that must not exist yet and return its version; raises as the base does."""
+        with self._staged(path, data) as staged:
             try:
-                return self.create(path, data)
-            except AlreadyExists:
-                raise Moved(f"{path} was made by somebody else") from None
-        if self._folder is None:
-            return self._swap_by_etag(path, data, expected)
-        with self._lock():
+                os.link(staged, self._folder / path)
+            except FileExistsError:
+                raise AlreadyExists(f"{path} exists already") from None
+        return self._version(data, None)
+
+    def put(self, path: str, data: bytes) -> str:
+        """Write an object whatever was there."""
+        with self._staged(path, data) as staged:
+            staged.replace(self._folder / path)
+        return self._version(data, None)
+
+    def local_path(self, path: str) -> pathlib.Path | None:
+        """Return the object's file."""
+        return self._folder / path
+
+    def _swap(self, path: str, data: bytes, expected: str) -> str:
+        with _lock_of(self._folder / LOCK_FILE):
             try:
                 current = self.get(path).version
             except NotFound:
                 current = None
             if current != expected:
-                raise Moved(f"{path} was moved by somebody else")
+                raise Moved(f"{path} was moved by somebody else", fix="Read it again and decide again")
             return self.put(path, data)
 
-    def list(self, prefix: str) -> list[str]:
-        """Return the paths below a prefix folder, sorted."""
-        try:
-            return sorted(str(meta["path"]) for page in obstore.list(self._backend, prefix) for meta in page)
-        except FileNotFoundError:
-            return []
-        except (BaseError, OSError) as error:
-            raise _unavailable("list", prefix, error) from None
-
-    def delete(self, path: str) -> None:
-        """Remove an object; one that is absent is no error."""
-        try:
-            obstore.delete(self._backend, path)
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise _unavailable("delete", path, error) from None
-
-    def local_path(self, path: str) -> pathlib.Path | None:
-        """Return where the object lies on this host's disk, or None for a remote store."""
-        return self._folder / path if self._folder else None
-
-    def _swap_by_etag(self, path: str, data: bytes, expected: str) -> str:
-        try:
-            result = obstore.put(self._backend, path, data, mode={"e_tag": expected})
-        except BaseError as error:
-            if type(error).__name__ in ("PreconditionError", "NotModifiedError", "AlreadyExistsError"):
-                raise Moved(f"{path} was moved by somebody else") from None
-            raise _unavailable("swap", path, error) from None
-        return str(result["e_tag"])
-
-    def _version(self, data: bytes, etag: str) -> str:
-        """A folder's etag is of inode and time; the content's digest can't be fooled by a coarse clock."""
-        return hashlib.sha256(data).hexdigest() if self._folder else etag
+    def _version(self, data: bytes, etag: str | None) -> str:
+        """A folder's ETag is of inode and time; the content's digest can't be fooled by a coarse clock."""
+        return hashlib.sha256(data).hexdigest()
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        assert self._folder is not None
-        try:
-            descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _unavailable("lock", LOCK_FILE, error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-def _unavailable(verb: str, path: str, error: Exception) -> UnavailableError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnavailableError(
-        f"cannot {verb} {path} in the registry: {reason}",
-        fix="Check that the store is reachable, writable and has space",
-    )
+    def _staged(self, path: str, data: bytes) -> Iterator[pathlib.Path]:
+        """Yield a synced file to rename or link into place, then sync the folder; `list` doesn't see such a file."""
+        _check_path(path)
+        target = self._folder / path
+        staged = target.with_name(f"{target.name}#{os.getpid()}{next(_staged):09d}")
+        with _named_errors("write", path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with staged.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield staged
+            finally:
+                staged.unlink(missing_ok=True)
+            sync_folder(target.parent)
 
 
 def open_store(url: str) -> ObjectStore:
@@ -178,7 +226,7 @@ def open_store(url: str) -> ObjectStore:
         ConfigurationError: a scheme that isn't served yet.
     """
     if url.startswith("memory://"):
-        return ObjectStore(MemoryStore(), None)
+        return ObjectStore(MemoryStore())
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
         raise ConfigurationError(f"registry.url has the scheme {scheme!r}", fix="Name a folder")
@@ -193,4 +241,59 @@ def open_store(url: str) -> ObjectStore:
         raise UnavailableError(
             f"the registry's folder {folder} is not writable", fix="Change its owner or name another"
         )
-    return ObjectStore(LocalStore(folder), folder)
+    return FolderStore(folder)
+
+
+@contextlib.contextmanager
+def lock_file(path: pathlib.Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file of this host, made if absent; it ends with the process, however that ends.
+
+    Raises:
+        OSError: the file can't be made or locked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _lock_of(path: pathlib.Path) -> Iterator[None]:
+    with _named_errors("lock", path.name), lock_file(path):
+        yield
+
+
+def _check_path(path: str) -> None:
+    for segment in path.split("/"):
+        if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
+            raise FormatError(f"{path!r} is not a path of the registry")
+
+
+@contextlib.contextmanager
+def _named_errors(verb: str, path: str) -> Iterator[None]:
+    """Turn the errors of obstore and of the disk into ours."""
+    try:
+        yield
+    except AlreadyExistsError:
+        raise AlreadyExists(f"{path} exists already") from None
+    except PreconditionError:
+        raise Moved(f"{path} was moved by somebody else", fix="Read it again and decide again") from None
+    except (BaseError, OSError) as error:
+        if verb in ("read", "delete") and isinstance(error, FileNotFoundError | NotFoundError):
+            raise NotFound(f"the registry has no object {path}") from None
+        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+        raise UnavailableError(
+            f"cannot {verb} {path} in the registry: {reason}",
+            fix="Check that the store is reachable, writable and has space",
+        ) from None
