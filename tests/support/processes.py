@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from tests.support.waiting import wait_for
 
 _VARIABLE = "TEST_SESSION_OF_EVERSTILL"
-_GRACE_S = 5.0
 _shared: set[int] = set()
 
 
@@ -58,10 +57,10 @@ def left_behind() -> dict[int, str]:
     return found
 
 
-def end_left_behind() -> list[str]:
+def end_left_behind(*, grace_s: float = 5.0) -> list[str]:
     """Return the commands of what is left after a moment of grace, having ended it."""
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: not left_behind(), deadline_s=_GRACE_S, what="the test's processes to end")
+        wait_for(lambda: not left_behind(), deadline_s=grace_s, what="the test's processes to end")
     left = left_behind()
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
