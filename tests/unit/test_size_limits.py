@@ -22,7 +22,9 @@ def test_module_and_its_functions_are_short(path: pathlib.Path) -> None:
     assert len(text.splitlines()) <= MAX_MODULE_LINES
 
     functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    too_long = {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES}
+    too_long = {
+        node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES
+    }
     assert not too_long
 
 
