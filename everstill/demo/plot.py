@@ -1,0 +1,65 @@
+"""The demo's picture: agreement over requests, the service against the student that was frozen at the drift."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+from everstill.demo.score import Scores, Sent, rolling
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first: there may be no display)
+
+WINDOW = 100
+#: Okabe and Ito's colours, which colour-blind readers tell apart.
+SERVICE, FROZEN, SWAP, DRIFT = "#0072B2", "#D55E00", "#009E73", "#444444"
+
+
+def plot(
+    path: pathlib.Path, sent: Sequence[Sent], scores: Scores, drift: int, versions: Sequence[dict[str, Any]], title: str
+) -> None:
+    """Draw the picture as a PNG."""
+    agrees = [float("nan") if one.error else float(one.top_class == scores.teacher[one.index]) for one in sent]
+    frozen = [
+        float("nan") if top < 0 else float(top == teacher)
+        for top, teacher in zip(scores.frozen, scores.teacher, strict=True)
+    ]
+    figure, axes = plt.subplots(figsize=(11, 5.2), dpi=120)
+    axes.plot(rolling(agrees, WINDOW), color=SERVICE, linewidth=2, label="everstill: the version that served")
+    tail = range(drift, len(frozen))
+    axes.plot(
+        tail,
+        rolling(frozen[drift:], WINDOW),
+        color=FROZEN,
+        linewidth=2,
+        linestyle="--",
+        label="the student frozen at the drift",
+    )
+    axes.axvline(drift, color=DRIFT, linewidth=1.5, linestyle=":")
+    axes.annotate("drift", (drift, 1.03), ha="center", color=DRIFT, annotation_clip=False)
+    level = 0
+    for version in versions:
+        first = version["first_request"]
+        if first is None:
+            continue
+        axes.axvline(first, color=SWAP, linewidth=1, alpha=0.7)
+        name = "first version" if version["kind"] == "bootstrap" else f"swap to {version['version'][:6]}"
+        axes.annotate(
+            name, (first, 0.03 + 0.055 * (level % 6)), xytext=(4, 0), textcoords="offset points", fontsize=8, color=SWAP
+        )
+        level += 1
+    axes.set(
+        xlim=(0, len(sent)),
+        ylim=(0, 1.02),
+        xlabel="request",
+        ylabel=f"agreement with the teacher, mean of {WINDOW} requests",
+    )
+    axes.set_title(title, loc="left", fontsize=11, pad=22)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="center left", bbox_to_anchor=(0.01, 0.5), framealpha=0.95)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,69 @@
+"""What the demo sees of the running service: status objects and ledger through the registry, counters through /metrics."""
+
+import dataclasses
+import re
+import urllib.error
+import urllib.request
+from typing import Any
+
+from protos.errors import EverstillError
+from registry.ledger import Ledger, Line
+from registry.status import read_statuses
+from registry.store import ObjectStore
+
+TEACHER_ROWS = "everstill_shadow_teacher_rows_total"
+PASS_THROUGH_ROWS = "everstill_gateway_pass_through_rows_total"
+DROPPED = "everstill_shadow_dropped_total"
+_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)$")
+
+
+@dataclasses.dataclass
+class View:
+    """The newest of everything; what couldn't be read is as it was before."""
+
+    gateway: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loop: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lines: list[Line] = dataclasses.field(default_factory=list)
+    teacher_calls: int = 0
+    dropped: int = 0
+
+
+class Watch:
+    """Looks at one model's service."""
+
+    def __init__(self, store: ObjectStore, model: str, gateway_id: str) -> None:
+        self._store = store
+        self._model = model
+        self._gateway_id = gateway_id
+        self.view = View()
+
+    def look(self) -> View:
+        """Bring the view up to date."""
+        try:
+            statuses = read_statuses(self._store, self._model)
+            self.view.gateway = statuses.get(self._gateway_id, {})
+            self.view.loop = statuses.get("loop", {})
+            self.view.lines = Ledger(self._store, self._model).lines()
+        except EverstillError:
+            return self.view
+        if address := self.view.gateway.get("metrics_address"):
+            counters = read_metrics(address)
+            self.view.teacher_calls = (
+                int(counters.get(TEACHER_ROWS, 0) + counters.get(PASS_THROUGH_ROWS, 0)) or self.view.teacher_calls
+            )
+            self.view.dropped = int(counters.get(DROPPED, 0)) or self.view.dropped
+        return self.view
+
+
+def read_metrics(address: str) -> dict[str, float]:
+    """Return a /metrics page's samples summed over their labels; empty where it doesn't answer."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=2.0) as page:
+            text = page.read().decode()
+    except (urllib.error.URLError, OSError):
+        return {}
+    sums: dict[str, float] = {}
+    for line in text.splitlines():
+        if match := _SAMPLE.match(line):
+            sums[match[1]] = sums.get(match[1], 0.0) + float(match[2])
+    return sums
