@@ -4,12 +4,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from everstill.demo.score import Scores, Sent, rolling
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first: there may be no display)
 
 WINDOW = 100
 #: Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -25,7 +22,8 @@ def plot(
         float("nan") if top < 0 else float(top == teacher)
         for top, teacher in zip(scores.frozen, scores.teacher, strict=True)
     ]
-    figure, axes = plt.subplots(figsize=(11, 5.2), dpi=120)
+    figure = Figure(figsize=(11, 5.2), dpi=120)
+    axes = figure.subplots()
     axes.plot(rolling(agrees, WINDOW), color=SERVICE, linewidth=2, label="everstill: the version that served")
     tail = range(drift, len(frozen))
     axes.plot(
@@ -62,4 +60,3 @@ def plot(
         axes.spines[side].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
-    plt.close(figure)

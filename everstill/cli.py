@@ -1,0 +1,154 @@
+"""The command line. Each command reads the whole configuration first; what runs for long runs as the room's own process.
+
+Exit codes: 0 done, 1 an error without a class of its own, 2 configuration or usage, 3 damaged data, 4 something is away (a port,
+a folder, disk space, a service), 5 somebody else was first, 130 interrupted.
+"""
+
+import json
+import os
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from everstill import inspect
+from everstill.config import EverstillSettings
+from protos.errors import EverstillError
+from registry.config import load
+
+DEFAULT_CONFIG = pathlib.Path("everstill.toml")
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Streaming online distillation: a small student serves the traffic and stays faithful to its teacher.",
+)
+ConfigOption = Annotated[
+    pathlib.Path | None,
+    typer.Option("--config", help="Configuration file; ./everstill.toml where it exists, else defaults."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Run the command line: an error becomes one line and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except EverstillError as error:
+        print(f"everstill: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        print(f"everstill: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(4) from None
+    except KeyboardInterrupt:
+        print("everstill: interrupted; every process was stopped", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+@app.command(epilog="Example: everstill demo --json > report.json")
+def demo(
+    json_output: JsonOption = False,
+    folder: Annotated[
+        pathlib.Path, typer.Option(help="Folder for the run; emptied of an earlier demo.")
+    ] = pathlib.Path("everstill-demo"),
+    requests: Annotated[int, typer.Option(min=200, help="Requests to send, each a different input.")] = 3500,
+    requests_per_s: Annotated[float, typer.Option(min=0.1, help="Pace of the client, in requests a second.")] = 17.0,
+    drift_share: Annotated[float, typer.Option(min=0.1, max=0.9, help="Share of the requests before the drift.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs' choice and order.")] = 0,
+) -> None:
+    """Show the whole loop on this machine: real teacher, real inputs, a drift, gated swaps. Takes under five minutes."""
+    from everstill.demo import story  # its plot needs matplotlib, which only this command has
+
+    plan = story.Plan(folder.absolute(), requests, requests_per_s, drift_share, seed)
+    report = story.run(plan)
+    if json_output:
+        print(json.dumps(report))
+
+
+@app.command(epilog="Example: everstill gateway --config everstill.toml")
+def gateway(config: ConfigOption = None) -> None:
+    """Serve a student's answers over gRPC and mirror samples to the teacher."""
+    _become("serving.app", "gateway", config=config)
+
+
+@app.command(epilog="Example: everstill teacher --config everstill.toml")
+def teacher(config: ConfigOption = None) -> None:
+    """Serve one ONNX file as a teacher over the Open Inference Protocol."""
+    _become("serving.app", "teacher", config=config)
+
+
+@app.command(epilog="Example: everstill loop --config everstill.toml")
+def loop(config: ConfigOption = None) -> None:
+    """Learn from the stream, put candidates on trial, and promote those that pass the gate."""
+    _become("distill_loop.app", config=config)
+
+
+@app.command(epilog="Example: everstill status --json")
+def status(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+    """Show what serves, what the loop does and how the student agrees with its teacher."""
+    _print(inspect.status(_settings(config)), inspect.render_status, json_output)
+
+
+@app.command(epilog="Example: everstill versions --json")
+def versions(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+    """List every decision in the ledger, after checking its chain."""
+    _print(inspect.versions(_settings(config)), inspect.render_versions, json_output)
+
+
+@app.command(epilog="Example: everstill show 3fa2b1c4d5e6")
+def show(
+    version: Annotated[str, typer.Argument(help="Version, or the first characters of one.")],
+    config: ConfigOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Show where a version comes from and the evidence that decided about it."""
+    _print(inspect.show(_settings(config), version), inspect.render_show, json_output)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    epilog="Example: everstill gate --wins 60 --losses 30 --total 3000 --json",
+)
+def gate(context: typer.Context) -> None:
+    """Say what the gate makes of a trial's counters (--wins W --losses L --total N [--margin D] [--alpha A] [--json])."""
+    _replace([sys.executable, "-m", "distill_loop.gates.app", *context.args])
+
+
+@app.command("config", epilog="Example: everstill config --schema > everstill.schema.json")
+def show_config(
+    config: ConfigOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of everstill.toml instead.")] = False,
+) -> None:
+    """Print the configuration in force as JSON, secrets masked; errors name the key and suggest the nearest."""
+    if schema:
+        print(json.dumps(EverstillSettings.model_json_schema(), indent=1))
+        return
+    print(_settings(config).model_dump_json(indent=1))
+
+
+def _settings(config: pathlib.Path | None) -> EverstillSettings:
+    return load(_config_path(config), EverstillSettings)
+
+
+def _config_path(config: pathlib.Path | None) -> pathlib.Path | None:
+    return config if config is not None or not DEFAULT_CONFIG.exists() else DEFAULT_CONFIG
+
+
+def _become(module: str, *arguments: str, config: pathlib.Path | None) -> None:
+    """Check the whole file, then become the room's process: signals and exit code are its own."""
+    _settings(config)
+    path = _config_path(config)
+    _replace([sys.executable, "-m", module, *arguments, *(["--config", str(path)] if path else [])])
+
+
+def _replace(command: list[str]) -> None:
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def _print(body: dict[str, Any], render: Any, json_output: bool) -> None:
+    print(json.dumps(body) if json_output else render(body))
