@@ -61,7 +61,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     """Return a read-only array over `raw`, without a copy.
 
     Raises:
-        TensorError: unknown datatype, a negative dimension, or a byte count that the shape doesn't give.
+        TensorError: unknown datatype, an impossible shape, or a byte count that the shape doesn't give.
     """
     dtype = numpy_type(datatype)
     if any(dimension < 0 for dimension in shape):
@@ -72,7 +72,12 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
             f"tensor {name!r} of datatype {datatype} and shape {list(shape)} takes {expected_bytes} bytes, got {len(raw)}",
             reason="wrong_bytes",
         )
-    return np.frombuffer(raw, dtype).reshape(tuple(shape))
+    try:
+        return np.frombuffer(raw, dtype).reshape(tuple(shape))
+    except ValueError as error:  # more dimensions than numpy has, or sizes that overflow beside a zero
+        raise TensorError(
+            f"tensor {name!r} has an impossible shape of {len(shape)} dimensions: {error}", reason="wrong_shape"
+        ) from None
 
 
 def to_record(name: str, array: Array) -> records_pb2.Tensor:

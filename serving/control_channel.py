@@ -5,18 +5,21 @@ is gone, and stops the child too, so that none is left behind. Up: {"event": ...
 docs/decisions/0002.
 """
 
+import contextlib
 import json
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import structlog
+
 
 class ControlChannel:
     """The child's end. `on_desired` runs in a thread of its own, never twice at once; only the newest wish is kept.
 
     Args:
-        on_desired: called with {"live": ..., "trial": ...}.
+        on_desired: called with {"live": ..., "trial": ...}. What it raises is logged, and the next wish is followed.
         on_stop: called once, when the parent says so or is gone.
     """
 
@@ -54,12 +57,15 @@ class ControlChannel:
 
     def _read(self) -> None:
         for line in self._source:
-            message = json.loads(line)
+            message: dict[str, Any] = {}
+            with contextlib.suppress(ValueError):  # a killed parent leaves half a line: the end of input follows
+                message = json.loads(line)
             if message.get("stop"):
                 break
-            with self._changed:
-                self._wish = message["desired"]
-                self._changed.notify()
+            if "desired" in message:
+                with self._changed:
+                    self._wish = message["desired"]
+                    self._changed.notify()
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -72,4 +78,7 @@ class ControlChannel:
                 wish, self._wish = self._wish, None
                 if self._stopped or wish is None:
                     return
-            self._on_desired(wish)
+            try:
+                self._on_desired(wish)
+            except Exception:  # a supervision point: a wish that can't be followed must not end the following
+                structlog.get_logger().exception("what the registry wishes can't be followed", desired=wish)

@@ -6,6 +6,7 @@ inside end), then the mirror (it empties the ring), then metrics and status. Mai
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, multiprocess, start_http_server
 
-from protos.errors import EverstillError, UnavailableError
+from protos.errors import ConfigurationError, EverstillError, FormatError, UnavailableError
 from registry import logs
 from registry.bundle import version_of
 from registry.pointers import Pointers
@@ -34,6 +35,10 @@ from serving.shadow import ring
 
 #: Pause before a dead child is started again: first, and at most, in seconds.
 RESTART_S, MAX_RESTART_S = 0.5, 30.0
+#: Pause before a refused version is tried again (its bundle may be mended, a disk have room again): first, and at most.
+RETRY_S, MAX_RETRY_S = 2.0, 60.0
+#: A child that ends with one of these before it ever started has told its reason: starting it again changes nothing.
+HOPELESS = (ConfigurationError.exit_code, FormatError.exit_code, UnavailableError.exit_code)
 #: A child that lived this long is forgiven its earlier deaths.
 FORGIVEN_S = 60.0
 REFUSED_KEPT = 10
@@ -47,22 +52,36 @@ class Child:
     name: str
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
+    ever_started: bool = False
     deaths: int = 0
     start_after: float = 0.0
     told: str = ""
     address: str = ""
     version: str | None = None
+    refusals: int = 0
+    retry_at: float | None = None
 
     def tell(self, line: str) -> None:
-        """Write one line to the child; one that is gone will be told again when it is back."""
-        if self.process is None or self.process.stdin is None or line == self.told:
+        """Write one line to the child; one that is gone will be told again when it is back, one that refused later."""
+        if self.process is None or self.process.stdin is None:
             return
+        if line == self.told:
+            if self.retry_at is None or time.monotonic() < self.retry_at:
+                return
+        else:
+            self.refusals = 0
+        self.retry_at = None
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
             self.told = line
         except (BrokenPipeError, ValueError):
             self.told = ""
+
+    def refused(self) -> None:
+        """Note that it couldn't do what it was told, so that it is told again, ever more rarely."""
+        self.retry_at = time.monotonic() + min(RETRY_S * 2**self.refusals, MAX_RETRY_S)
+        self.refusals += 1
 
 
 class Supervisor:
@@ -80,6 +99,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._metrics_address = ""
         self._status_at = 0.0
+        self._registry_away = False
         self._log = structlog.get_logger()
 
     def run(self) -> int:
@@ -120,8 +140,13 @@ class Supervisor:
         try:
             live, trial = self._pointers.live(), self._pointers.trial()
         except EverstillError as error:
-            self._log.warning("the registry can't be read, serving goes on", error=str(error))
+            if not self._registry_away:
+                self._log.warning("the registry can't be read, serving goes on", error=str(error))
+            self._registry_away = True
             return
+        if self._registry_away:
+            self._log.info("the registry can be read again")
+        self._registry_away = False
         self._wish = {"live": live.digest if live else None, "trial": trial.model_dump() if trial else None}
         line = json.dumps({"desired": self._wish})
         for child in self._children.values():
@@ -134,8 +159,9 @@ class Supervisor:
             code = child.process.poll()
             if code is None:
                 return None
-            if code in (UnavailableError.exit_code, 2) and not child.address and child.deaths == 0:
-                return code  # it said why on standard error: starting it again changes nothing
+            if code in HOPELESS and not child.ever_started:
+                return code
+            self._bury(child.process)
             child.deaths = 1 if now - child.started_at > FORGIVEN_S else child.deaths + 1
             child.start_after = now + min(RESTART_S * 2 ** (child.deaths - 1), MAX_RESTART_S)
             child.process = None
@@ -145,6 +171,13 @@ class Supervisor:
         if now >= child.start_after:
             self._start(child)
         return None
+
+    def _bury(self, process: subprocess.Popen[str]) -> None:
+        """Let go of a dead child's pipe, and of its gauges: what it counted stays."""
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        multiprocess.mark_process_dead(process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
 
     def _start(self, child: Child) -> None:
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics_dir)}
@@ -156,7 +189,7 @@ class Supervisor:
         child.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        child.started_at, child.told = time.monotonic(), ""
+        child.started_at, child.told, child.version = time.monotonic(), "", None
         threading.Thread(
             target=self._listen, args=(child, child.process), name=f"listen-{child.name}", daemon=True
         ).start()
@@ -165,15 +198,25 @@ class Supervisor:
         """Note what a child says until it ends."""
         assert process.stdout is not None
         for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == "started" and "address" in event:
-                child.address = event["address"]
-            elif event["event"] == "serving":
-                child.version = event["version"]
-            elif event["event"] == "refused":
-                version = version_of(event["digest"])
-                self._refused.append({"version": version, "reason": event["reason"], "time_unix_s": time.time()})
+            try:
+                self._note(child, json.loads(line))
+            except (ValueError, KeyError, TypeError):  # a library printed: not worth a child
+                self._log.warning("child said what isn't an event", child=child.name, line=line[:200])
             self._status_at = 0.0
+
+    def _note(self, child: Child, event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            child.ever_started = True
+            child.address = event.get("address", "")
+        elif event["event"] == "serving":
+            child.version = event["version"]
+            child.refusals = 0
+        elif event["event"] == "refused":
+            child.refused()
+            refused = {"version": version_of(event["digest"]), "reason": event["reason"], "time_unix_s": time.time()}
+            if self._refused and all(self._refused[-1][key] == refused[key] for key in ("version", "reason")):
+                self._refused.pop()  # tried again: still so
+            self._refused.append(refused)
 
     def _start_metrics(self, host: str, port: int) -> tuple[Any, threading.Thread]:
         registry = CollectorRegistry()
@@ -209,7 +252,7 @@ class Supervisor:
             "stopped": stopped,
             "address": worker.address,
             "metrics_address": self._metrics_address,
-            "live": worker.version,
+            "live": None if stopped else worker.version,
             "desired": version_of(self._wish["live"]) if self._wish["live"] else None,
             "trial": self._wish["trial"]["trial_id"] if self._wish["trial"] else None,
             "refused": list(self._refused),

@@ -19,7 +19,6 @@ from registry.pointers import Trial
 from registry.store import open_store
 from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
-from serving.gateway.admission import Admission
 from serving.gateway.refusal import Refusal
 from serving.gateway.server import CallersServer
 from serving.gateway.servicer import Servicer, Student
@@ -51,7 +50,6 @@ class Worker:
             recent_shapes=batcher.recent_shapes,
         )
         self.teacher = TeacherClient(settings.teacher) if gateway.pass_through else None
-        admission = Admission(gateway.max_in_flight)
         student = Student(
             run=lambda inputs, deadline: batcher.run(inputs, deadline=deadline),
             version=lambda: self.slot.version,
@@ -60,7 +58,6 @@ class Worker:
         servicer = Servicer(
             settings.model,
             student,
-            admission,
             capture=self.capture.offer,
             ask_teacher=self._ask_teacher if self.teacher else None,
             refuse_nan=gateway.refuse_nan,
@@ -113,4 +110,5 @@ def _refusal_of(error: EverstillError) -> Refusal:
         return Refusal("UNAVAILABLE", "no_version", error.message, fix=error.fix)
     if isinstance(error, DeadlinePassed):
         return Refusal("DEADLINE_EXCEEDED", "deadline", error.message, fix=error.fix)
+    structlog.get_logger().error("the student failed on a request", error=str(error))
     return Refusal("INTERNAL", "student_failed", "the student failed on this request; the gateway's log says why")

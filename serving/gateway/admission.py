@@ -1,41 +1,49 @@
-"""Admission: how many requests are inside at once. Counts, never waits."""
+"""Admission: the threads that answer callers, and how many calls may be running or waiting for them.
 
-import contextlib
+Decides when a call is one too many; the server then refuses it at once, in a thread kept for that, so that a queue never grows
+without bound. Counts, never waits. Calls arrive in gRPC's own thread and end in those of the pool.
+"""
+
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
 
-from serving.gateway.refusal import Refusal
 from serving.telemetry import IN_FLIGHT
 
 
-class Admission:
-    """Counts the requests inside. Entered by gRPC threads."""
+class Admission(futures.ThreadPoolExecutor):
+    """A thread pool that knows how many calls are inside it.
 
-    def __init__(self, max_in_flight: int) -> None:
+    Args:
+        threads: calls that run at once.
+        max_in_flight: calls that run or wait at once.
+    """
+
+    def __init__(self, threads: int, max_in_flight: int) -> None:
+        super().__init__(threads, thread_name_prefix="caller")
         self._max_in_flight = max_in_flight
-        self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._inside = 0
 
-    @contextlib.contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place inside.
+    @property
+    def inside(self) -> int:
+        """Calls running or waiting."""
+        return self._inside
 
-        Raises:
-            Refusal: RESOURCE_EXHAUSTED where all are taken.
-        """
-        with self._lock:
-            if self._inside >= self._max_in_flight:
-                raise Refusal(
-                    "RESOURCE_EXHAUSTED",
-                    "overload",
-                    f"{self._inside} requests are inside already",
-                    fix="Send fewer at once, or later",
-                )
-            self._inside += 1
+    @property
+    def full(self) -> bool:
+        """Whether one more call is one too many."""
+        return self._inside >= self._max_in_flight
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "futures.Future[Any]":
+        """Run a call when a thread is free."""
+        future = super().submit(function, *args, **kwargs)
+        self._count(1)
+        future.add_done_callback(lambda _: self._count(-1))
+        return future
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._inside += change
             IN_FLIGHT.set(self._inside)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                IN_FLIGHT.set(self._inside)

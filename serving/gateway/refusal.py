@@ -13,6 +13,9 @@ from typing import Literal
 
 from protos.errors import EverstillError
 
+#: A status travels in a header of bounded size: a sentence that quotes a caller's long name must not burst it.
+MAX_MESSAGE_CHARACTERS = 300
+
 Code = Literal["INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"]
 
 
@@ -20,6 +23,8 @@ class Refusal(EverstillError):
     """A request that is answered with a status instead of a result."""
 
     def __init__(self, code: Code, reason: str, message: str, *, fix: str = "") -> None:
+        if len(message) > MAX_MESSAGE_CHARACTERS:
+            message = message[:MAX_MESSAGE_CHARACTERS] + "..."
         super().__init__(message, fix=fix)
         self.code = code
         self.reason = reason

@@ -8,7 +8,7 @@ but the student (or, before the first version and where the configuration says s
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import grpc
 import structlog
@@ -18,7 +18,6 @@ from protos.errors import EverstillError
 from protos.records import mint_record_id
 from protos.tensors import Array
 from registry.config import ModelSection
-from serving.gateway.admission import Admission
 from serving.gateway.refusal import Refusal
 from serving.gateway.validation import check_inputs, check_model, check_version
 from serving.rpc.convert import infer_response, read_parameters
@@ -84,7 +83,6 @@ class Servicer:
         self,
         model: ModelSection,
         student: Student,
-        admission: Admission,
         *,
         capture: Callable[[Served], None],
         ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None,
@@ -94,7 +92,6 @@ class Servicer:
     ) -> None:
         self._model = model
         self._student = student
-        self._admission = admission
         self._capture = capture
         self._ask_teacher = ask_teacher
         self._refuse_nan = refuse_nan
@@ -136,7 +133,7 @@ class Servicer:
             check_model(self._model, request.name)
             check_version(live, request.version)
         except Refusal as refusal:
-            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+            _abort(refusal, context)
         response = pb.ModelMetadataResponse(
             name=self._model.name, versions=[live] if live else [], platform="onnxruntime_onnx"
         )
@@ -158,11 +155,9 @@ class Servicer:
         """Answer a request from the student."""
         start = time.perf_counter()
         try:
-            with self._admission.admit():
-                response = self._infer(request, context)
+            response = self._infer(request, context)
         except Refusal as refusal:
-            REQUESTS.labels(refusal.code, refusal.reason).inc()
-            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+            _refuse(refusal, context)
         except Exception:  # a supervision point: the caller gets a status, never a traceback, and the process lives
             REQUESTS.labels("INTERNAL", "bug").inc()
             self._log.exception("a request failed unexpectedly")
@@ -170,6 +165,11 @@ class Servicer:
         ANSWERED.inc()
         REQUEST_SECONDS.observe(time.perf_counter() - start)
         return response
+
+    def refuse_overload(self, num_inside: int, context: grpc.ServicerContext) -> NoReturn:
+        """Refuse a call that is one too many; it was not read."""
+        message = f"{num_inside} requests are running or waiting already"
+        _refuse(Refusal("RESOURCE_EXHAUSTED", "overload", message, fix="Send fewer at once, or later"), context)
 
     def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         if isinstance(request, Oversize):
@@ -200,6 +200,7 @@ class Servicer:
             served = self._pass_through(inputs, record_id, remaining_s)
         else:
             served = self._run_student(inputs, record_id, remaining_s)
+        check_version(served.version, request.model_version)  # a swap may have come between
         served = dataclasses.replace(served, parameters=read_parameters(request.parameters))
         output_BC = served.teacher_output_BC if served.logits_BC is None else served.logits_BC
         assert output_BC is not None
@@ -235,3 +236,14 @@ class Servicer:
                 "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
             ) from None
         return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, {})
+
+
+def _refuse(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
+    REQUESTS.labels(refusal.code, refusal.reason).inc()
+    _abort(refusal, context)
+
+
+def _abort(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
+    """End the call with the refusal's status; gRPC's abort raises."""
+    context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+    raise AssertionError("abort returned")

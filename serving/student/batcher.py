@@ -37,10 +37,10 @@ class _Waiting:
         self.deadline = deadline
         self.num_rows = len(next(iter(inputs.values())))
         self.shape: Shape = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
-        self.signal = threading.Event()
+        self.signal: threading.Event | None = None
         self.logits: Array | None = None
         self.version = ""
-        self.error: EverstillError | None = None
+        self.error: Exception | None = None
 
     @property
     def settled(self) -> bool:
@@ -71,7 +71,8 @@ class Batcher:
             deadline: on this batcher's clock, in seconds.
 
         Raises:
-            NoVersion, StudentError, DeadlinePassed: this request got no answer.
+            NoVersion, StudentError, DeadlinePassed: this request got no answer. Requests joined with one that the student
+                can't run still get theirs.
         """
         mine = _Waiting(inputs, deadline)
         with self._lock:
@@ -79,8 +80,9 @@ class Batcher:
             if leading:
                 self._busy = True
             else:
+                mine.signal = threading.Event()
                 self._queue.append(mine)
-        if not leading:
+        if mine.signal is not None:
             mine.signal.wait()
         if not mine.settled:
             self._lead(mine)
@@ -104,10 +106,9 @@ class Batcher:
             with self._lock:
                 successor = self._queue.popleft() if self._queue else None
                 self._busy = successor is not None
-            if successor:
-                successor.signal.set()
-            for one in batch[1:]:
-                one.signal.set()
+            for one in (successor, *batch[1:]):
+                if one is not None and one.signal is not None:
+                    one.signal.set()
 
     def _take(self, mine: _Waiting) -> list[_Waiting]:
         """Take the waiting requests of the leader's shape, in order, as far as they fit."""
@@ -136,11 +137,14 @@ class Batcher:
         try:
             with self._slot.lease() as session:
                 inputs = alive[0].inputs if len(alive) == 1 else _join([one.inputs for one in alive])
-                logits_BC = session.run(dict(inputs))
+                logits_BC = session.run(inputs)
                 version = session.version
-        except EverstillError as error:
-            for one in alive:
-                one.error = error
+        except Exception as error:  # a supervision point: whatever a run dies of, everybody who waits for it is told
+            if len(alive) == 1:
+                alive[0].error = error
+            else:
+                for one in alive:  # one of them spoils the run: each alone
+                    self._execute([one])
             return
         start = 0
         for one in alive:

@@ -61,6 +61,9 @@ class Loader:
             return self._refuse(digest, error, error.reason)
         except EverstillError as error:
             return self._refuse(digest, error, "unavailable")
+        except Exception as error:  # a supervision point: whatever is wrong with a version, the old one serves on
+            self._log.exception("version failed in an unforeseen way", digest=digest)
+            return self._refuse(digest, error, "unforeseen")
         drained = self._slot.swap(session, drain_deadline_s=self._drain_deadline_s)
         SWAPS.inc()
         self._log.info("version swapped in", version=session.version, digest=digest, drained=drained)
@@ -74,7 +77,8 @@ class Loader:
         """
         outputs = bundle.manifest.output
         if (
-            bundle.manifest.inputs != self._model.inputs
+            bundle.manifest.model != self._model.name
+            or bundle.manifest.inputs != self._model.inputs
             or outputs.name != self._model.output
             or outputs.shape[-1] != self._model.num_classes
         ):
@@ -94,7 +98,7 @@ class Loader:
             session.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
         return session
 
-    def _refuse(self, digest: str, error: EverstillError, reason: str) -> str:
+    def _refuse(self, digest: str, error: Exception, reason: str) -> str:
         REFUSED.labels(reason).inc()
         self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
         return f"{reason}: {error}"
@@ -109,7 +113,7 @@ def read_golden(bundle: LocalBundle) -> dict[str, Array]:
     try:
         with np.load(bundle.folder / GOLDEN, allow_pickle=False) as arrays:
             golden = {name.removeprefix("input:"): arrays[name] for name in arrays.files}
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise StudentError(
             f"the golden answers of version {bundle.version} can't be read: {error}", "wrong_golden"
         ) from None

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from protos.errors import UnavailableError
@@ -22,7 +22,7 @@ class Session(Protocol):
     version: str
     digest: str
 
-    def run(self, inputs: dict[str, Array]) -> Array:
+    def run(self, inputs: Mapping[str, Array]) -> Array:
         """Answer a batch."""
         ...
 
