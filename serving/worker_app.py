@@ -53,7 +53,7 @@ class Worker:
         student = Student(
             run=lambda inputs, deadline: batcher.run(inputs, deadline=deadline),
             version=lambda: self.slot.version,
-            no_answer=_refusal_of,
+            no_answer=refusal_of,
         )
         servicer = Servicer(
             settings.model,
@@ -104,7 +104,7 @@ def main(settings: ServingSettings) -> int:
     return 0
 
 
-def _refusal_of(error: EverstillError) -> Refusal:
+def refusal_of(error: EverstillError) -> Refusal:
     """What a caller is told when the student gave no answer."""
     if isinstance(error, NoVersion):
         return Refusal("UNAVAILABLE", "no_version", error.message, fix=error.fix)

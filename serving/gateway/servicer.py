@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from protos import inference_pb2 as pb
 from protos.errors import EverstillError
@@ -148,7 +149,7 @@ class Servicer:
             return Oversize(len(data))
         try:
             return pb.ModelInferRequest.FromString(data)
-        except ValueError:  # protobuf's DecodeError is one
+        except DecodeError:
             return Unreadable()
 
     def model_infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:

@@ -1,0 +1,160 @@
+"""A worker's callers' port inside the test's own process, with whatever student the test wants behind it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+from prometheus_client import REGISTRY
+
+from protos import inference_pb2 as pb
+from protos.tensors import Array
+from registry.config import ModelSection, TensorSpec
+from serving.config import GatewaySection
+from serving.gateway.server import CallersServer
+from serving.gateway.servicer import Servicer, Student, TeacherAnswer
+from serving.rpc.convert import infer_request
+from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.served import Served
+from serving.student.batcher import Batcher
+from serving.student.slot import Slot
+from serving.worker_app import refusal_of
+
+#: A model with an integer and a floating-point input.
+TWO_INPUTS = ModelSection(
+    name="two",
+    inputs=(
+        TensorSpec(name="bytes", datatype="INT32", shape=(-1, 4)),
+        TensorSpec(name="weights", datatype="FP32", shape=(-1, 2)),
+    ),
+    output="logits",
+    num_classes=3,
+)
+
+
+def good_inputs(num_rows: int = 1) -> dict[str, Array]:
+    """Return inputs that `TWO_INPUTS` takes; row i holds i."""
+    rows = np.arange(num_rows)[:, None]
+    return {"bytes": np.repeat(rows, 4, 1).astype(np.int32), "weights": np.repeat(rows, 2, 1).astype(np.float32)}
+
+
+def good_request(num_rows: int = 1) -> pb.ModelInferRequest:
+    """Return a request that `TWO_INPUTS` takes."""
+    return infer_request("two", good_inputs(num_rows))
+
+
+class FakeSession:
+    """A student for a slot: the logits of a row are [its first byte, 0, 0], or whatever `then` makes of the inputs.
+
+    Args:
+        then: called with the inputs of each run first; may wait or raise.
+    """
+
+    def __init__(
+        self, version: str = "fake", then: Callable[[Mapping[str, Array]], None] = lambda inputs: None
+    ) -> None:
+        self.version = version
+        self.digest = version
+        self.batches: list[int] = []
+        self._then = then
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        """Answer a batch."""
+        self._then(inputs)
+        first_B = inputs["bytes"][:, 0]
+        self.batches.append(len(first_B))
+        return np.stack([first_B, 0 * first_B, 0 * first_B], axis=1).astype(np.float32)
+
+
+class Gate:
+    """Holds runs of a FakeSession until the test opens it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self._opened = threading.Event()
+
+    def wait(self, inputs: Mapping[str, Array]) -> None:
+        """Say that a run began, and wait."""
+        self.entered.release()
+        assert self._opened.wait(20)
+
+    def open(self) -> None:
+        """Let every run go on."""
+        self._opened.set()
+
+
+class Callers:
+    """The running server, a connection to it, and what was captured."""
+
+    def __init__(self, server: CallersServer, slot: Slot, channel: grpc.Channel, captured: list[Served]) -> None:
+        self.server = server
+        self.slot = slot
+        self.channel = channel
+        self.captured = captured
+        self.stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    def infer(self, request: pb.ModelInferRequest, *, timeout_s: float = 10.0) -> Any:
+        """Ask the gateway."""
+        return self.stub.ModelInfer(request, timeout=timeout_s)
+
+    def refusal(self, request: pb.ModelInferRequest, *, timeout_s: float = 10.0) -> tuple[str, str]:
+        """Return status and sentence of a request that must be refused."""
+        return refused(lambda: self.infer(request, timeout_s=timeout_s))
+
+
+def refused(call: Callable[[], Any]) -> tuple[str, str]:
+    """Return status and sentence of a call that must be refused."""
+    try:
+        answer = call()
+    except grpc.RpcError as error:
+        return error.code().name, error.details() or ""
+    raise AssertionError(f"it was answered: {answer}")
+
+
+def count(code: str, reason: str) -> float:
+    """Return how many calls of this process ended so."""
+    labels = {"code": code, "reason": reason}
+    return REGISTRY.get_sample_value("everstill_gateway_requests_total", labels) or 0.0
+
+
+@contextlib.contextmanager
+def callers(
+    session: FakeSession | None,
+    *,
+    ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None,
+    **settings: Any,
+) -> Iterator[Callers]:
+    """Open a callers' port for `TWO_INPUTS`.
+
+    Args:
+        session: what the slot holds, or nothing.
+        settings: of the section [gateway].
+    """
+    gateway = GatewaySection(port=0, **settings)
+    slot, captured = Slot(), list[Served]()
+    if session:
+        slot.swap(session, drain_deadline_s=1.0)
+    batcher = Batcher(slot, max_batch=gateway.max_batch)
+    student = Student(
+        run=lambda inputs, deadline: batcher.run(inputs, deadline=deadline),
+        version=lambda: slot.version,
+        no_answer=refusal_of,
+    )
+    servicer = Servicer(
+        TWO_INPUTS,
+        student,
+        capture=captured.append,
+        ask_teacher=ask_teacher,
+        refuse_nan=gateway.refuse_nan,
+        max_message_bytes=gateway.max_message_bytes,
+        server_version="test",
+    )
+    server = CallersServer(gateway, servicer)
+    channel = grpc.insecure_channel(server.start(), options=[("grpc.max_send_message_length", -1)])
+    try:
+        yield Callers(server, slot, channel, captured)
+    finally:
+        channel.close()
+        server.stop(1.0)
