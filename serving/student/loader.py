@@ -111,7 +111,8 @@ def read_golden(bundle: LocalBundle) -> dict[str, Array]:
         StudentError: the file isn't what it should be.
     """
     try:
-        with np.load(bundle.folder / GOLDEN, allow_pickle=False) as arrays:
+        # Opened here: where the archive is torn, numpy forgets to close it.
+        with (bundle.folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             golden = {name.removeprefix("input:"): arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise StudentError(

@@ -6,7 +6,6 @@ threads, swaps are made by one loader thread.
 
 import contextlib
 import ctypes
-import gc
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -94,8 +93,7 @@ class Slot:
         with self._changed:
             old, self._held = self._held, _Held(session)
             drained = old is None or self._drain(old, drain_deadline_s)
-        gc.collect()
-        if self._trim:
+        if self._trim:  # a session is freed by its last reference: a collection would only stall the callers
             self._trim(0)
         return drained
 
