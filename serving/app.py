@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     except EverstillError as error:
         print(f"everstill {parsed.process}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before the process has taken over the signal
+        return 130
 
 
 if __name__ == "__main__":

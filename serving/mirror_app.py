@@ -36,7 +36,7 @@ def main(settings: ServingSettings) -> int:
     """Mirror until told to stop; returns the exit code."""
     logs.configure("mirror", settings.log)
     os.nice(settings.capture.mirror_nice)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides the order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     teacher = TeacherClient(settings.teacher)

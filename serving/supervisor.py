@@ -186,8 +186,9 @@ class Supervisor:
         command = [sys.executable, "-m", "serving.app", child.name]
         if self._config:
             command += ["--config", str(self._config)]
+        # A group of its own: Ctrl-C in a terminal reaches the parent only, which stops the children in order.
         child.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, process_group=0
         )
         child.started_at, child.told, child.version = time.monotonic(), "", None
         threading.Thread(

@@ -87,7 +87,7 @@ class Worker:
 def main(settings: ServingSettings) -> int:
     """Serve until told to stop; returns the exit code."""
     logs.configure("worker", settings.log)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides the order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     worker = Worker(settings)

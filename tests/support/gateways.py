@@ -52,7 +52,9 @@ class RunningGateway:
         """Start the process; doesn't wait."""
         command = [sys.executable, "-m", "serving.app", "gateway", "--config", str(self.folder / "everstill.toml")]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
 
     def stop(self) -> int:
         """Stop gracefully and return the exit code."""
