@@ -4,6 +4,7 @@ The inference service is registered by hand, so that a request that is too large
 sentence and counted, instead of ending inside gRPC.
 """
 
+import time
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -21,6 +22,8 @@ SERVICE = "inference.GRPCInferenceService"
 MODEL_INFER = f"/{SERVICE}/ModelInfer"
 #: gRPC itself refuses what is larger than this times the limit; below, the refusal is ours and counted.
 HARD_LIMIT = 4
+#: While stopping: no new call for this long is quiet; it is waited for this long at most. In seconds.
+QUIET_S, MOST_QUIET_S = 0.1, 1.0
 
 
 class CallersServer:
@@ -39,7 +42,8 @@ class CallersServer:
                 ("grpc.max_send_message_length", settings.max_message_bytes * HARD_LIMIT),
             ],
         )
-        self._server.add_generic_rpc_handlers((InferenceService(servicer, admission),))
+        self._service = InferenceService(servicer, admission)
+        self._server.add_generic_rpc_handlers((self._service,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def start(self) -> str:
@@ -73,15 +77,28 @@ class CallersServer:
             self._health.set(service, status)
 
     def stop(self, deadline_s: float) -> None:
-        """Stop gracefully: tell health, so that balancers turn away; take no new calls; let those inside end; close."""
+        """Stop gracefully: tell health, so that balancers turn away; refuse new calls; let those inside end; close.
+
+        gRPC cancels a call that arrives while it closes, and a caller can't tell that from an answer that was lost. So new calls
+        are refused with UNAVAILABLE until none has come for a moment, and only then does it close.
+        """
+        end = time.monotonic() + deadline_s
         self._health.enter_graceful_shutdown()
-        self._server.stop(deadline_s).wait()
+        self._service.stopping = True
+        quiet_by = time.monotonic() + min(MOST_QUIET_S, deadline_s)
+        turned_away = -1
+        while time.monotonic() < quiet_by and turned_away != self._service.num_turned_away:
+            turned_away = self._service.num_turned_away
+            time.sleep(QUIET_S)
+        self._server.stop(max(end - time.monotonic(), 0.0)).wait()
 
 
 class InferenceService(grpc.GenericRpcHandler):
-    """Leads a call to the servicer's method, or, where it is one too many, to its refusal. Called in gRPC's own thread."""
+    """Leads a call to the servicer's method, or to a refusal. `service` is called in gRPC's own thread, one call at a time."""
 
     def __init__(self, servicer: Servicer, admission: Admission) -> None:
+        self.stopping = False
+        self.num_turned_away = 0
         self._admission = admission
         methods: dict[str, tuple[Any, Any]] = {
             "ServerLive": (servicer.server_live, pb.ServerLiveRequest.FromString),
@@ -92,28 +109,35 @@ class InferenceService(grpc.GenericRpcHandler):
             "ModelInfer": (servicer.model_infer, servicer.read_infer_request),
         }
         self._handlers = {f"/{SERVICE}/{name}": _unary(*method) for name, method in methods.items()}
-        self._one_too_many = _unary(OneTooMany(servicer, admission), bytes)
+        pool = futures.ThreadPoolExecutor(1, thread_name_prefix="refusal")
+        self._one_too_many = _unary(
+            Refusing(lambda context: servicer.refuse_overload(admission.inside, context), pool), bytes
+        )
+        self._too_late = _unary(Refusing(servicer.refuse_stopping, pool), bytes)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return who answers a call; None is an unknown method."""
         method = handler_call_details.method
-        if method == MODEL_INFER and self._admission.full:
-            return self._one_too_many
+        if method == MODEL_INFER:
+            if self.stopping:
+                self.num_turned_away += 1
+                return self._too_late
+            if self._admission.full:
+                return self._one_too_many
         return self._handlers.get(method)
 
 
-class OneTooMany:
-    """Refuses a call, in a thread of its own: it must not wait behind the calls that are too many."""
+class Refusing:
+    """Refuses a call unread, in a thread kept for that: it must not wait behind the calls that are inside."""
 
-    def __init__(self, servicer: Servicer, admission: Admission) -> None:
-        self._servicer = servicer
-        self._admission = admission
+    def __init__(self, refuse: Callable[[grpc.ServicerContext], object], pool: futures.ThreadPoolExecutor) -> None:
+        self._refuse = refuse
         #: gRPC's name for "run this in that pool".
-        self.experimental_thread_pool = futures.ThreadPoolExecutor(1, thread_name_prefix="refusal")
+        self.experimental_thread_pool = pool
 
     def __call__(self, request: bytes, context: grpc.ServicerContext) -> None:
         """Refuse; gRPC calls this in place of ModelInfer."""
-        self._servicer.refuse_overload(self._admission.inside, context)
+        self._refuse(context)
 
 
 def _unary(method: Callable[..., Any], parse: Callable[[bytes], Any]) -> "grpc.RpcMethodHandler[Any, Any]":

@@ -172,6 +172,11 @@ class Servicer:
         message = f"{num_inside} requests are running or waiting already"
         _refuse(Refusal("RESOURCE_EXHAUSTED", "overload", message, fix="Send fewer at once, or later"), context)
 
+    def refuse_stopping(self, context: grpc.ServicerContext) -> NoReturn:
+        """Refuse a call that came after the word to stop; it was not read."""
+        refusal = Refusal("UNAVAILABLE", "stopping", "this gateway is stopping", fix="Try again, there or elsewhere")
+        _refuse(refusal, context)
+
     def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         if isinstance(request, Oversize):
             limit = self._max_message_bytes
