@@ -21,7 +21,7 @@ from serving.control_channel import ControlChannel
 from serving.shadow.budget import Budget
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.publisher import EmbeddedPublisher
-from serving.shadow.ring import Ring
+from serving.shadow.ring import RING_FILE, Ring
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.student.session import StudentSession
@@ -29,7 +29,6 @@ from serving.teacher.client import TeacherClient
 from serving.telemetry import DROPPED
 
 KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
-RING_FILE = "ring-0.mmap"
 
 
 def main(settings: ServingSettings) -> int:

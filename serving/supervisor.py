@@ -30,7 +30,6 @@ from registry.pointers import Pointers
 from registry.status import write_status
 from registry.store import open_store
 from serving.config import ServingSettings
-from serving.mirror_app import RING_FILE
 from serving.shadow import ring
 
 #: Pause before a dead child is started again: first, and at most, in seconds.
@@ -108,7 +107,7 @@ class Supervisor:
             signal.signal(number, lambda *_: self._stopping.set())
         gateway = self._settings.gateway
         try:
-            ring.create(self._settings.capture.dir / RING_FILE, self._settings.capture.ring_bytes)
+            ring.create(self._settings.capture.dir / ring.RING_FILE, self._settings.capture.ring_bytes)
             server, thread = self._start_metrics(gateway.host, gateway.metrics_port)
             try:
                 code = self._supervise()

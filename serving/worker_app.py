@@ -22,9 +22,8 @@ from serving.control_channel import ControlChannel
 from serving.gateway.refusal import Refusal
 from serving.gateway.server import CallersServer
 from serving.gateway.servicer import Servicer, Student
-from serving.mirror_app import RING_FILE
 from serving.shadow.capture import Capture
-from serving.shadow.ring import Ring
+from serving.shadow.ring import RING_FILE, Ring
 from serving.student.batcher import Batcher, DeadlinePassed
 from serving.student.loader import Loader
 from serving.student.slot import NoVersion, Slot
