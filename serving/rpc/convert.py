@@ -10,7 +10,7 @@ import numpy as np
 
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
-from protos.tensors import Array, datatype_of, decode, numpy_type
+from protos.tensors import NUMPY_TYPES, Array, datatype_of, decode, numpy_type
 
 Parameter = bool | int | float | str
 Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor
@@ -29,6 +29,8 @@ CONTENTS_FIELD = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+#: What holds every value of a kind of datatype exactly, before its range is checked.
+WIDE_TYPES = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
 
 
 def infer_request(
@@ -43,7 +45,7 @@ def infer_request(
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        request.raw_input_contents.append(_raw(array))
     for name in outputs:
         request.outputs.add(name=name)
     write_parameters(request.parameters, parameters or {})
@@ -76,7 +78,7 @@ def infer_response(
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     for name, array in outputs.items():
         response.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        response.raw_output_contents.append(array.tobytes())
+        response.raw_output_contents.append(_raw(array))
     write_parameters(response.parameters, parameters or {})
     return response
 
@@ -121,9 +123,21 @@ def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
             )
         if raw:
             arrays[tensor.name] = decode(tensor.name, tensor.datatype, tensor.shape, raw[place])
+            _check_booleans(tensor.name, arrays[tensor.name])
         else:
             arrays[tensor.name] = _from_contents(tensor)
     return arrays
+
+
+def _raw(array: Array) -> bytes:
+    """Return an array's little-endian, row-major bytes."""
+    return array.astype(NUMPY_TYPES[datatype_of(array)], copy=False).tobytes()
+
+
+def _check_booleans(name: str, array: Array) -> None:
+    """A byte that is neither 0 nor 1 is no boolean: what a model makes of it isn't defined."""
+    if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+        raise TensorError(f"tensor {name!r} of datatype BOOL has a byte that is neither 0 nor 1", fix="Send 0 or 1")
 
 
 def _from_contents(tensor: Tensor) -> Array:
@@ -140,7 +154,9 @@ def _from_contents(tensor: Tensor) -> Array:
                 f"tensor {tensor.name!r} of datatype {tensor.datatype} has {other.name}",
                 fix=f"Put its values in {field}",
             )
-    wide = np.array(getattr(tensor.contents, field), dtype=np.float64 if dtype.kind == "f" else None)
+    wide: Array = np.array(getattr(tensor.contents, field), dtype=WIDE_TYPES[dtype.kind])
     if dtype.kind in "iu" and wide.size and (wide.min() < np.iinfo(dtype).min or wide.max() > np.iinfo(dtype).max):
-        raise TensorError(f"tensor {tensor.name!r} has a value outside the range of {tensor.datatype}")
+        raise TensorError(
+            f"tensor {tensor.name!r} has a value outside the range of {tensor.datatype}", fix="Use a wider datatype"
+        )
     return decode(tensor.name, tensor.datatype, tensor.shape, wide.astype(dtype).tobytes())

@@ -26,17 +26,16 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused, the half-open state's single call aside."""
-        return self._opened_at is not None
+        """Whether a call would be refused now; False once the pause is over, so that whoever waits may try."""
+        with self._lock:
+            return self._refuses()
 
     def allow(self) -> bool:
         """Return whether a call may be made now; a half-open breaker allows one."""
         with self._lock:
-            if self._opened_at is None:
-                return True
-            if self._probing or self._clock() - self._opened_at < self._open_s:
+            if self._refuses():
                 return False
-            self._probing = True
+            self._probing = self._opened_at is not None
             return True
 
     def abandoned(self) -> None:
@@ -55,3 +54,8 @@ class CircuitBreaker:
             self._failures += 1
             if self._probing or self._failures >= self._failures_to_open:
                 self._opened_at, self._probing = self._clock(), False
+
+    def _refuses(self) -> bool:
+        if self._opened_at is None:
+            return False
+        return self._probing or self._clock() - self._opened_at < self._open_s

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 
 import grpc
 
-from protos.errors import EverstillError, UnavailableError
+from protos import inference_pb2 as pb
+from protos.errors import EverstillError, TensorError, UnavailableError
 from protos.tensors import Array
 from serving.config import TeacherSection
 from serving.rpc.convert import infer_request, read_outputs
@@ -28,6 +29,15 @@ RETRIED = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
+}
+#: Nothing is wrong with these samples: the teacher's address, name or rights are, or this client is closing. Not tried again
+#: at once, but kept.
+KEPT = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
 }
 
 
@@ -85,6 +95,8 @@ class TeacherClient:
     ) -> TeacherAnswer:
         """Ask the teacher about rows [batch, ...].
 
+        Every attempt that the breaker allows ends in exactly one word to it, else a half-open breaker would wait for ever.
+
         Args:
             timeout_s: deadline of one attempt; the configured one where None.
             attempts: most calls to make; the configured number where None.
@@ -92,12 +104,16 @@ class TeacherClient:
 
         Raises:
             TeacherUnavailable: no answer; the samples are kept for later.
-            TeacherRefused: the teacher doesn't take such inputs.
+            TeacherRefused: the teacher doesn't take such inputs, or its answer is not what [teacher] declares.
         """
-        most = attempts or self._settings.attempts
+        request = infer_request(self._settings.model, inputs, outputs=[self._settings.output])
+        num_rows = len(next(iter(inputs.values())))
+        timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
+        most = self._settings.attempts if attempts is None else attempts
         made, reason = 0, "the circuit breaker is open"
         while made < most and self.breaker.allow():
             if made and self._stopping.wait(random.uniform(0, BACKOFF_S * 2**made)):
+                self.breaker.abandoned()
                 break
             if not before_attempt():
                 self.breaker.abandoned()
@@ -106,19 +122,17 @@ class TeacherClient:
             made += 1
             start = time.perf_counter()
             try:
-                response = self._stub.ModelInfer(
-                    infer_request(self._settings.model, inputs, outputs=[self._settings.output]),
-                    timeout=timeout_s or self._settings.timeout_s,
-                )
-                output = read_outputs(response)[self._settings.output]
+                response = self._stub.ModelInfer(request, timeout=timeout_s)
             except grpc.RpcError as error:
                 reason = self._note_failure(error, made)
                 continue
-            except KeyError:
-                self.breaker.succeeded()
-                raise TeacherRefused(f"the teacher's answer has no output {self._settings.output!r}", made) from None
+            except ValueError:  # what gRPC says of a closed channel
+                self.breaker.abandoned()
+                reason = "this client is closed"
+                break
             self.breaker.succeeded()
-            return TeacherAnswer(output.astype("float32"), response.model_version, time.perf_counter() - start, made)
+            output_BC = self._read_output(response, num_rows, made)
+            return TeacherAnswer(output_BC, response.model_version, time.perf_counter() - start, made)
         raise TeacherUnavailable(f"the teacher at {self._settings.address} gave no answer: {reason}", made)
 
     def close(self) -> None:
@@ -126,16 +140,37 @@ class TeacherClient:
         self._stopping.set()
         self._channel.close()
 
+    def _read_output(self, response: pb.ModelInferResponse, num_rows: int, made: int) -> Array:
+        """Return the declared output, float32 [batch, classes].
+
+        Raises:
+            TeacherRefused: it isn't there, or has another shape.
+        """
+        name = self._settings.output
+        try:
+            output = read_outputs(response).get(name)
+        except TensorError as error:
+            raise TeacherRefused(f"the teacher's answer can't be read: {error.message}", made) from None
+        if output is None:
+            raise TeacherRefused(f"the teacher's answer has no output {name!r}", made)
+        if output.ndim != 2 or len(output) != num_rows:
+            shape = list(output.shape)
+            raise TeacherRefused(f"the teacher's output {name!r} has shape {shape} for {num_rows} rows", made)
+        return output.astype("float32")
+
     def _note_failure(self, error: grpc.RpcError, made: int) -> str:
         """Return why a call failed, if it may be tried again.
 
         Raises:
-            TeacherRefused: it may not.
+            TeacherUnavailable: it would fail again at once. TeacherRefused: it would always fail.
         """
         code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
         details = error.details() if isinstance(error, grpc.Call) else str(error)
         if code in RETRIED:
             self.breaker.failed()
             return f"{code.name}: {details}"
+        if code in KEPT:
+            self.breaker.failed()
+            raise TeacherUnavailable(f"the teacher at {self._settings.address} said {code.name}: {details}", made)
         self.breaker.succeeded()
         raise TeacherRefused(f"the teacher at {self._settings.address} refused: {code.name}: {details}", made) from None

@@ -29,6 +29,8 @@ DATATYPES = {
 }  # fmt: skip
 MAGIKA_MODEL = "models/standard_v3_3/model.onnx"
 MAX_MESSAGE_BYTES = 64 * 2**20
+#: Calls that may wait for their turn; one more is refused, and the asker's samples spool.
+MAX_WAITING = 256
 
 
 def find_onnx(name: str) -> pathlib.Path:
@@ -76,8 +78,9 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         return pb.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
-        """Say whether this is the model."""
-        return pb.ModelReadyResponse(ready=request.name == self._name)
+        """Say whether this is the model, and the version where one is asked for."""
+        known = request.name == self._name and request.version in ("", self.version)
+        return pb.ModelReadyResponse(ready=known)
 
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
@@ -89,7 +92,7 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         """Name inputs and outputs; -1 is any size."""
-        self._check_model(request.name, context)
+        self._check_model(request.name, request.version, context)
         response = pb.ModelMetadataResponse(name=self._name, versions=[self.version], platform="onnxruntime_onnx")
         for target, nodes in (
             (response.inputs, self._session.get_inputs()),
@@ -102,7 +105,7 @@ class TeacherServicer(GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Run the model on a request's rows."""
-        self._check_model(request.model_name, context)
+        self._check_model(request.model_name, request.model_version, context)
         try:
             inputs = read_inputs(request)
             self._check_inputs(inputs)
@@ -130,9 +133,11 @@ class TeacherServicer(GRPCInferenceServiceServicer):
             )
             raise AssertionError("abort raises") from error
 
-    def _check_model(self, name: str, context: grpc.ServicerContext) -> None:
+    def _check_model(self, name: str, version: str, context: grpc.ServicerContext) -> None:
         if name != self._name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model {name!r}. This server has {self._name!r}")
+        if version not in ("", self.version):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown version {version!r}. This server has {self.version!r}")
 
     def _check_inputs(self, inputs: dict[str, Array]) -> None:
         if missing := self._inputs.keys() - inputs.keys():
@@ -141,7 +146,7 @@ class TeacherServicer(GRPCInferenceServiceServicer):
             if name not in self._inputs:
                 raise TensorError(f"unknown input {name!r}", fix=f"Known are {', '.join(sorted(self._inputs))}")
             node = self._inputs[name]
-            numpy_name = node.type.removeprefix("tensor(").removesuffix(")").replace("float16", "float16")
+            numpy_name = node.type.removeprefix("tensor(").removesuffix(")")
             expected = {"float": "float32", "double": "float64"}.get(numpy_name, numpy_name)
             if array.dtype.name != expected:
                 raise TensorError(f"input {name!r} is {array.dtype.name}, the model takes {expected}")
@@ -161,6 +166,7 @@ def start(settings: TeacherServerSection) -> tuple[grpc.Server, str]:
     servicer = TeacherServicer(settings, find_onnx(settings.onnx))
     server = grpc.server(
         futures.ThreadPoolExecutor(16, thread_name_prefix="teacher"),
+        maximum_concurrent_rpcs=MAX_WAITING,
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
