@@ -190,7 +190,7 @@ def _send(
             )
         return True
 
-    address = watch.view.gateway["address"]
+    address = watch.look().gateway["address"]
     return send_all(address, settings.model.name, features, plan.requests_per_s, on_sent=note, keep_going=show)
 
 
