@@ -1,0 +1,130 @@
+"""What callers pay for learning: requests a second with sampling off, on, and on with the teacher dead.
+
+Three real gateways serve the same student; each round loads them one after the other, in an order that rotates, and before each
+one the mirrors have emptied their rings, so that no gateway pays for another's samples. A ratio is the median over rounds of
+the pair in one round. The teacher is the one in magika's wheel, at the lowest priority, as on a machine that it shares.
+"""
+
+import contextlib
+import pathlib
+import statistics
+import tempfile
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.harness import Check, Options, Result
+from benchmarks.load import Load, Records, latencies_ms
+from benchmarks.processes import Gateway, gateway, teacher
+from benchmarks.students import MODEL_SETTINGS, make_files
+from registry.bundle import version_of, write_bundle
+from serving.rpc.client import InferenceClient
+
+NUM_CALLERS, NUM_INPUTS = 8, 512
+RATE = 0.2
+OFF, ON, DEAD = "sampling_off", "sampling_on", "teacher_dead"
+GOAL = 0.95
+#: Nobody listens there.
+NOBODY = "127.0.0.1:1"
+
+
+def measure(options: Options) -> Result:
+    """Run the benchmark."""
+    num_rounds, round_s = (5, 2.0) if options.quick else (15, 4.0)
+    with tempfile.TemporaryDirectory(prefix="everstill-capture-") as name, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(name)
+        address = stack.enter_context(teacher(folder / "teacher", onnx="magika", nice=19))
+        gateways, loads = {}, {}
+        for case, rate, asked in ((OFF, 0.0, address), (ON, RATE, address), (DEAD, RATE, NOBODY)):
+            sections = {"capture": {"rate": rate}, "teacher": {"address": asked}}
+            gateways[case] = stack.enter_context(gateway(folder / case, sections))
+            _serve(gateways[case], options.seed)
+            load = Load(gateways[case].address, folder, NUM_CALLERS, NUM_INPUTS, options.seed)
+            loads[case] = stack.enter_context(load)
+        rounds = {case: list[Records]() for case in gateways}
+        for case, load in loads.items():  # warm up
+            load.run(1.0)
+            _wait_until_idle(gateways[case])
+        for number in range(num_rounds):
+            cases = list(gateways)
+            for case in cases[number % 3 :] + cases[: number % 3]:
+                rounds[case].append(loads[case].run(round_s))
+                _wait_until_idle(gateways[case])
+            harness.say(f"round {number + 1} of {num_rounds}: { ({case: len(rounds[case][-1]) for case in cases}) }")
+        return _judged(rounds, {case: _shadow_figures(one) for case, one in gateways.items()}, round_s)
+
+
+def _judged(rounds: dict[str, list[Records]], shadow: dict[str, dict[str, float]], round_s: float) -> Result:
+    per_s = {case: [len(records) / round_s for records in each] for case, each in rounds.items()}
+    failed = sum(int((records["code"] != "OK").sum()) for each in rounds.values() for records in each)
+    figures: dict[str, Any] = {
+        "callers": NUM_CALLERS,
+        "rounds": len(rounds[OFF]),
+        "round_s": round_s,
+        "sampling_probability": RATE,
+        "failed_requests": failed,
+    }
+    for case, each in per_s.items():
+        figures[f"requests_per_s_{case}"] = spread(each)
+        figures[f"latency_ms_{case}"] = {
+            quantile: statistics.median(latencies_ms(records)[quantile] for records in rounds[case])
+            for quantile in ("p50", "p99")
+        }
+        figures[f"shadow_{case}"] = shadow[case]
+    checks = [Check("failed_requests", failed, "==", 0)]
+    for case in (ON, DEAD):
+        ratios = [on / off for on, off in zip(per_s[case], per_s[OFF], strict=True)]
+        figures[f"ratio_{case}"] = spread(ratios)
+        checks.append(Check(f"ratio_{case}", round(statistics.median(ratios), 4), ">=", GOAL))
+    checks += [  # sampling was on in earnest
+        Check("samples_when_off", shadow[OFF]["samples"], "==", 0),
+        Check("samples_ratio_when_on", _ratio(shadow[ON], "samples", "rows"), ">=", RATE * 0.9),
+        Check("samples_ratio_when_dead", _ratio(shadow[DEAD], "samples", "rows"), ">=", RATE * 0.9),
+        Check("teacher_rows_when_on", shadow[ON]["teacher_rows"], ">=", 1),
+        Check("dropped_ratio_when_on", _ratio(shadow[ON], "dropped", "samples"), "<=", 0.01),
+    ]
+    return Result(figures, checks)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median of some values, and their least and greatest."""
+    shown = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 4) for name, value in shown.items()}
+
+
+def _ratio(figures: dict[str, float], part: str, whole: str) -> float:
+    return round(figures[part] / figures[whole], 4) if figures[whole] else 0.0
+
+
+def _serve(running: Gateway, seed: int) -> None:
+    digest = write_bundle(running.store, make_files(seed))
+    running.point(digest)
+    client = InferenceClient(running.address)
+    try:
+        running.wait(
+            lambda: list(client.metadata(MODEL_SETTINGS.name).versions) == [version_of(digest)], "the first version"
+        )
+    finally:
+        client.close()
+
+
+def _wait_until_idle(running: Gateway) -> None:
+    """Wait until the mirror has taken everything out of its ring."""
+    running.wait(lambda: running.metric("everstill_shadow_ring_bytes") == 0, "an empty ring")
+
+
+def _shadow_figures(running: Gateway) -> dict[str, float]:
+    """Return what became of the samples."""
+    names = {
+        "rows": "everstill_gateway_rows_total",
+        "samples": "everstill_shadow_samples_total",
+        "dropped": "everstill_shadow_dropped_total",
+        "missing": "everstill_shadow_missing_total",
+        "teacher_rows": "everstill_shadow_teacher_rows_total",
+        "published": "everstill_shadow_published_total",
+        "spool_bytes": "everstill_shadow_spool_bytes",
+    }
+    return {key: running.metric(name) for key, name in names.items()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main("capture", __doc__, measure))

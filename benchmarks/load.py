@@ -1,0 +1,187 @@
+"""A closed-loop load over gRPC, in a process of its own: N callers, each asking again as soon as it is answered.
+
+`python -m benchmarks.load ADDRESS` reads commands from standard input, one a line: `start`, `stop FILE` (write what the calls
+since `start` saw, and say so), `quit`. It ends when its standard input does, and a run ends by itself after --limit-s, so no
+load outlives a benchmark. Several processes' times compare: all are of the system's monotonic clock. Each caller has a connection of its own.
+`Load` is the other side: what a benchmark uses to drive such a process.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import grpc
+import numpy as np
+
+from benchmarks.students import MODEL_SETTINGS, make_inputs
+from protos import inference_pb2 as pb
+from serving.rpc.convert import infer_request, read_outputs
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+TIMEOUT_S = 10.0
+#: Pause after a failed call, so that a server that is away isn't asked in a spin.
+FAILED_PAUSE_S = 0.01
+READY_S = 60.0
+
+#: One call: when it was made (monotonic), how long it took, which input, how it ended, and what the answer was.
+RECORD = np.dtype(
+    [
+        ("start_s", np.float64),
+        ("latency_s", np.float64),
+        ("input", np.int32),
+        ("code", "U24"),
+        ("version", "U16"),
+        ("top", np.int32),
+        ("first_logit", np.float32),
+    ]
+)
+Records = np.ndarray[Any, np.dtype[np.void]]
+
+
+class Caller:
+    """One thread that asks, again and again, about the inputs in turn."""
+
+    def __init__(self, address: str, requests: list[bytes], first: int) -> None:
+        self.records: list[tuple[float, float, int, str, str, int, float]] = []
+        self._requests = requests
+        self._next = first
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._infer: Any = self._channel.unary_unary(METHOD, None, pb.ModelInferResponse.FromString)
+
+    def run(self, stopping: threading.Event, limit_s: float) -> None:
+        """Ask until told to stop, or until the time is up."""
+        end = time.monotonic() + limit_s
+        while not stopping.is_set() and time.monotonic() < end:
+            self._ask(self._next)
+            self._next = (self._next + 1) % len(self._requests)
+
+    def _ask(self, place: int) -> None:
+        start = time.monotonic()
+        try:
+            answer = self._infer(self._requests[place], timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
+            self.records.append((start, time.monotonic() - start, place, code, "", -1, 0.0))
+            time.sleep(FAILED_PAUSE_S)
+            return
+        latency_s = time.monotonic() - start
+        logits_C = read_outputs(answer)[MODEL_SETTINGS.output][0]
+        self.records.append(
+            (start, latency_s, place, "OK", answer.model_version, int(logits_C.argmax()), float(logits_C[0]))
+        )
+
+
+def serve(address: str, num_callers: int, num_inputs: int, seed: int, limit_s: float) -> None:
+    """Do as standard input says until it ends."""
+    inputs = make_inputs(num_inputs, seed)
+    requests = [infer_request(MODEL_SETTINGS.name, {"bytes": row[None]}).SerializeToString() for row in inputs]
+    callers = [Caller(address, requests, number * num_inputs // num_callers) for number in range(num_callers)]
+    stopping, threads = threading.Event(), list[threading.Thread]()
+    print(json.dumps({"event": "ready"}), flush=True)
+    for line in sys.stdin:
+        command, _, path = line.strip().partition(" ")
+        if command == "start":
+            stopping.clear()
+            threads = [threading.Thread(target=one.run, args=(stopping, limit_s), daemon=True) for one in callers]
+            for thread in threads:
+                thread.start()
+        elif command == "stop":
+            stopping.set()
+            for thread in threads:
+                thread.join()
+            records = [record for one in callers for record in one.records]
+            np.save(path, np.array(sorted(records), RECORD), allow_pickle=False)
+            for one in callers:
+                one.records.clear()
+            print(json.dumps({"event": "stopped"}), flush=True)
+        elif command == "quit":
+            break
+    stopping.set()
+
+
+@dataclasses.dataclass
+class Load:
+    """A load process that waits for `start`. Use as a context."""
+
+    address: str
+    folder: pathlib.Path
+    num_callers: int
+    num_inputs: int
+    seed: int
+    limit_s: float = 300.0
+
+    def __enter__(self) -> "Load":
+        command = [sys.executable, "-m", "benchmarks.load", self.address, "--callers", str(self.num_callers)]
+        command += ["--inputs", str(self.num_inputs), "--seed", str(self.seed), "--limit-s", str(self.limit_s)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._expect("ready")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(TIMEOUT_S + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def start(self) -> None:
+        """Let the callers begin."""
+        self._tell("start")
+
+    def stop(self) -> Records:
+        """Let the callers end, and return what they saw, in order of time."""
+        path = self.folder / "records.npy"
+        self._tell(f"stop {path}")
+        self._expect("stopped")
+        records: Records = np.load(path, allow_pickle=False)
+        return records
+
+    def run(self, seconds: float) -> Records:
+        """Return what the callers saw in that time."""
+        self.start()
+        time.sleep(seconds)
+        return self.stop()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def _expect(self, event: str) -> None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line or json.loads(line)["event"] != event:
+            raise RuntimeError(f"the load said {line!r}, not {event!r}")
+
+
+def latencies_ms(records: Records) -> dict[str, float]:
+    """Return quantiles of the answered calls' latency."""
+    answered = records["latency_s"][records["code"] == "OK"]
+    if not len(answered):
+        return {}
+    quantiles = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+    return {name: round(float(np.quantile(answered, share)) * 1e3, 3) for name, share in quantiles.items()}
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--inputs", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--limit-s", type=float, default=300.0)
+    parsed = parser.parse_args()
+    serve(parsed.address, parsed.callers, parsed.inputs, parsed.seed, parsed.limit_s)
+
+
+if __name__ == "__main__":
+    main()
