@@ -19,9 +19,11 @@ class GatewaySection(Section):
         description="Name of this gateway in status objects and reports.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
     )
-    threads: int = Field(32, description="Requests that a worker holds at once; more wait in gRPC.", ge=1, le=1024)
+    threads: int = Field(
+        32, description="Requests that a worker answers at once; more wait, up to max_in_flight.", ge=1, le=1024
+    )
     max_in_flight: int = Field(
-        256, description="Requests admitted at once; one more is refused with RESOURCE_EXHAUSTED.", ge=1
+        256, description="Requests being answered or waiting; one more is refused with RESOURCE_EXHAUSTED.", ge=1
     )
     max_message_bytes: int = Field(16 * 2**20, description="Largest request or answer, in bytes.", ge=1024)
     max_batch: int = Field(16, description="Rows that the batcher joins into one run of the student.", ge=1)

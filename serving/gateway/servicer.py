@@ -21,7 +21,7 @@ from protos.tensors import Array
 from registry.config import ModelSection
 from serving.gateway.refusal import Refusal
 from serving.gateway.validation import check_inputs, check_model, check_version
-from serving.rpc.convert import infer_response, read_parameters
+from serving.rpc.convert import Parameter, infer_response, read_parameters
 from serving.served import Served
 from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
 
@@ -202,12 +202,12 @@ class Servicer:
         check_version(self._student.version(), request.model_version)
         inputs = check_inputs(self._model, request, refuse_nan=self._refuse_nan)
         record_id = mint_record_id()
+        parameters = read_parameters(request.parameters)
         if self._student.version() is None and self._ask_teacher is not None:
-            served = self._pass_through(inputs, record_id, remaining_s)
+            served = self._pass_through(inputs, record_id, parameters, remaining_s)
         else:
-            served = self._run_student(inputs, record_id, remaining_s)
+            served = self._run_student(inputs, record_id, parameters, remaining_s)
         check_version(served.version, request.model_version)  # a swap may have come between
-        served = dataclasses.replace(served, parameters=read_parameters(request.parameters))
         output_BC = served.teacher_output_BC if served.logits_BC is None else served.logits_BC
         assert output_BC is not None
         version = served.version or TEACHER_VERSION
@@ -222,16 +222,29 @@ class Servicer:
         self._capture(served)
         return response
 
-    def _run_student(self, inputs: Mapping[str, Array], record_id: bytes, remaining_s: float | None) -> Served:
+    def _run_student(
+        self,
+        inputs: Mapping[str, Array],
+        record_id: bytes,
+        parameters: Mapping[str, Parameter],
+        remaining_s: float | None,
+    ) -> Served:
         start = time.perf_counter()
         deadline = None if remaining_s is None else time.monotonic() + remaining_s
         try:
             logits_BC, version = self._student.run(inputs, deadline)
         except EverstillError as error:
             raise self._student.no_answer(error) from None
-        return Served(record_id, inputs, version, logits_BC, time.perf_counter() - start, None, "", 0.0, {})
+        latency_s = time.perf_counter() - start
+        return Served(record_id, inputs, version, logits_BC, latency_s, None, "", 0.0, parameters)
 
-    def _pass_through(self, inputs: Mapping[str, Array], record_id: bytes, remaining_s: float | None) -> Served:
+    def _pass_through(
+        self,
+        inputs: Mapping[str, Array],
+        record_id: bytes,
+        parameters: Mapping[str, Parameter],
+        remaining_s: float | None,
+    ) -> Served:
         assert self._ask_teacher is not None
         PASS_THROUGH_ROWS.inc(len(next(iter(inputs.values()))))
         timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
@@ -241,7 +254,7 @@ class Servicer:
             raise Refusal(
                 "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
             ) from None
-        return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, {})
+        return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
 
 
 def _refuse(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
