@@ -6,6 +6,7 @@ Safe from any thread and any process of the host.
 """
 
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -117,7 +118,9 @@ def fetch_bundle(store: ObjectStore, digest: str, cache: pathlib.Path) -> LocalB
         with lock_file(cache / LOCK_FILE):
             _sweep(cache)
             try:
-                return _verified(folder, digest)
+                bundle = _verified(folder, digest)
+                os.utime(folder)  # lately used: see prune_cache
+                return bundle
             except (BundleError, OSError):  # absent, or no longer what it was: fetched anew
                 _remove(folder)
             return _fetched(store, digest, folder)
@@ -126,6 +129,27 @@ def fetch_bundle(store: ObjectStore, digest: str, cache: pathlib.Path) -> LocalB
             f"cannot keep a bundle in {cache}: {error.strerror}",
             fix="Make room there or name another folder with registry.cache",
         ) from None
+
+
+def prune_cache(cache: pathlib.Path, *, keep: int) -> int:
+    """Remove all but the `keep` bundles that were used last from a cache, and return how many went.
+
+    A bundle that was loaded isn't needed any more, and one that was fetched just now is among those kept.
+
+    Raises:
+        UnavailableError: the cache's disk is away.
+    """
+    try:
+        with lock_file(cache / LOCK_FILE):
+            folders = [path for path in cache.iterdir() if _DIGEST.fullmatch(path.name)]
+            folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+            for folder in folders[keep:]:
+                _remove(folder)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot prune the cache {cache}: {error.strerror}", fix="Check registry.cache"
+        ) from None
+    return len(folders[keep:])
 
 
 def read_manifest(store: ObjectStore, digest: str) -> Manifest:

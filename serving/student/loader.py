@@ -13,7 +13,7 @@ import structlog
 
 from protos.errors import EverstillError
 from protos.tensors import Array, numpy_type
-from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle
+from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle, prune_cache
 from registry.config import ModelSection
 from registry.store import ObjectStore
 from serving.student.session import StudentError, StudentSession
@@ -22,6 +22,8 @@ from serving.telemetry import REFUSED, SWAPS
 
 #: Difference of a golden logit that another machine's arithmetic may cause; absolute and relative.
 GOLDEN_TOLERANCE = 1e-3
+#: Verified copies kept on this host, so that going back needs no registry; the mirror's candidates are among them.
+CACHED_VERSIONS = 16
 
 
 class Loader:
@@ -67,7 +69,14 @@ class Loader:
         drained = self._slot.swap(session, drain_deadline_s=self._drain_deadline_s)
         SWAPS.inc()
         self._log.info("version swapped in", version=session.version, digest=digest, drained=drained)
+        self._prune()
         return None
+
+    def _prune(self) -> None:
+        try:
+            prune_cache(self._cache, keep=CACHED_VERSIONS)
+        except EverstillError as error:
+            self._log.warning("old copies of versions can't be removed", error=str(error))
 
     def _prepare(self, bundle: LocalBundle) -> StudentSession:
         """Return the loaded, warmed and checked version.

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from registry.bundle import GOLDEN, MANIFEST, MODEL, SUMS, Manifest, version_of, write_bundle
 from registry.config import ModelSection, TensorSpec
 from registry.store import ObjectStore, open_store
-from serving.student.loader import Loader
+from serving.student.loader import CACHED_VERSIONS, Loader
 from serving.student.slot import Slot
 from tests.support.students import make_student_files, publish_student
 
@@ -253,3 +253,15 @@ def test_a_cache_that_cannot_be_written_refuses_the_version_until_it_can(room: R
 
     room.cache.unlink()
     assert room.loader.load(digest) is None
+
+
+def test_copies_of_versions_that_were_used_long_ago_are_removed(room: Room) -> None:
+    digests = [room.first]
+    for winner in range(CACHED_VERSIONS + 3):
+        digests.append(publish_student(room.store, winner=winner % 5, scale=float(winner + 2), **SMALL))
+        assert room.loader.load(digests[-1]) is None
+
+    kept = {path.name for path in room.cache.iterdir() if len(path.name) == 64}
+
+    assert kept == set(digests[-CACHED_VERSIONS:])
+    assert room.loader.load(room.first) is None
