@@ -37,8 +37,9 @@ from serving.telemetry import (
 
 #: Frames taken from the ring in one step.
 FRAMES_PER_STEP = 64
-#: Wait of an idle mirror, and of one that could place nothing, in seconds.
-IDLE_S, BLOCKED_S = 0.02, 0.5
+#: Wait of a mirror that found less than a step takes, so that steps (each has a sync of the disk) don't become many small
+#: ones beside a busy worker; and of one that could place nothing. In seconds.
+GATHER_S, BLOCKED_S = 0.05, 0.5
 
 
 class Answer(Protocol):
@@ -144,8 +145,8 @@ class Mirror:
     def run(self, should_stop: Callable[[], bool], wait: Callable[[float], object]) -> None:
         """Step until told to stop."""
         while not should_stop():
-            if not self.step():
-                wait(BLOCKED_S if self._unplaced_messages or self._unplaced_pairs else IDLE_S)
+            if self.step() < FRAMES_PER_STEP:
+                wait(BLOCKED_S if self._unplaced_messages or self._unplaced_pairs else GATHER_S)
 
     def empty(self, deadline_s: float) -> bool:
         """Empty the ring at a graceful stop, as far as the time allows; True where nothing is left in it."""
