@@ -118,6 +118,7 @@ class Mirror:
         self._counts = {"taken": 0, "missing": 0}
         self._reported_at = time.monotonic()
         self._reported_gaps = 0
+        self._stream_away = False
         self._log = structlog.get_logger()
 
     def set_trial(self, trial: OpenTrial | None) -> None:
@@ -256,8 +257,13 @@ class Mirror:
                 self._waiting_stream.take()
             self._publisher.publish(messages)
         except UnavailableError as error:
-            self._log.warning("the stream is away, messages are spooled", error=str(error), messages=len(messages))
+            if not self._stream_away:  # once: many steps a second find it so
+                self._log.warning("the stream is away, messages are spooled", error=str(error), messages=len(messages))
+            self._stream_away = True
             return False
+        if self._stream_away:
+            self._log.info("the stream is back")
+        self._stream_away = False
         for message in messages:
             PUBLISHED.labels(message.topic.rsplit(".", 1)[-1]).inc()
         return True

@@ -144,6 +144,25 @@ def test_the_open_trial_is_told_in_the_status_object(tmp_path: pathlib.Path) -> 
         wait_for(lambda: "trial opened" in running.log.read_text(), what="the mirror to load both students")
 
 
+def test_a_stream_that_cannot_be_written_costs_no_caller_an_answer_and_is_told_once(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    stream = {
+        "EVERSTILL_STREAM__PATH": str(tmp_path / "file/stream.sqlite"),
+        "EVERSTILL_CAPTURE__REPORT_INTERVAL_S": "0.1",
+    }
+    with environment(**stream), gateway(tmp_path) as running:
+        serving(running)
+        wait_for(lambda: "the stream is away" in running.log.read_text(), what="the log line")
+
+        with client(running.address()) as connection:
+            for _ in range(50):
+                connection.infer(MODEL, ROW)
+        (tmp_path / "file").unlink()
+
+        wait_for(lambda: "the stream is back" in running.log.read_text(), what="the log line")
+    assert running.log.read_text().count("the stream is away") == 1
+
+
 def test_no_process_of_a_gateway_imports_torch(tmp_path: pathlib.Path) -> None:
     with environment(PYTHONPROFILEIMPORTTIME="1"), gateway(tmp_path) as running:
         incumbent, candidate = serving(running, winner=3), publish_student(running.store, winner=4)
