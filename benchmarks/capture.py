@@ -31,7 +31,7 @@ NOBODY = "127.0.0.1:1"
 
 def measure(options: Options) -> Result:
     """Run the benchmark."""
-    num_rounds, round_s = (5, 1.5) if options.quick else (15, 3.0)
+    num_rounds, round_s = (7, 1.0) if options.quick else (25, 2.0)
     with tempfile.TemporaryDirectory(prefix="everstill-capture-") as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         address = stack.enter_context(teacher(folder / "teacher", onnx="magika", nice=19))

@@ -125,12 +125,15 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(TIMEOUT_S + 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        finally:
+            self._process.stdout.close()
 
     def start(self) -> None:
         """Let the callers begin."""

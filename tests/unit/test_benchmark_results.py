@@ -1,0 +1,84 @@
+"""The shape of a benchmark's result, its exit code, and that wrong answers would be seen."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from benchmarks import harness
+from benchmarks.harness import Check, Options, Result
+from benchmarks.load import RECORD, Records, latencies_ms
+from benchmarks.swap import wrong_answers
+
+
+def run(check: Check, *arguments: str) -> int:
+    def measure(options: Options) -> Result:
+        return Result({"quick": options.quick, "drawn_from": options.seed}, [check])
+
+    return harness.main("example", "An example.", measure, list(arguments))
+
+
+def test_the_last_line_is_one_json_object_with_everything_that_a_figure_needs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = run(Check("speed", 0.97, ">=", 0.95), "--json", "--quick", "--seed", "7")
+
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 0
+    assert {"machine", "commit", "command", "seed", "figures", "checks"} <= shown.keys()
+    assert shown["command"] == "python -m benchmarks.example --json --quick --seed 7"
+    assert shown["figures"] == {"quick": True, "drawn_from": 7}
+    assert shown["checks"] == [{"name": "speed", "value": 0.97, "goal": ">= 0.95", "holds": True}]
+
+
+def test_a_promise_that_does_not_hold_is_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Check("failed_requests", 1, "==", 0)) == 1
+    assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("comparison", ["==", ">=", "<="])
+def test_a_value_that_could_not_be_measured_keeps_no_promise(comparison: str) -> None:
+    assert not Check("ratio", math.nan, comparison, 0.95).holds
+
+
+def test_the_result_is_written_to_a_file_too(tmp_path: pathlib.Path) -> None:
+    run(Check("speed", 1, ">=", 1), "--out", str(tmp_path / "result.json"))
+
+    assert json.loads((tmp_path / "result.json").read_text())["checks"][0]["holds"]
+
+
+def test_the_machine_is_described_but_not_named() -> None:
+    assert set(harness.machine()) == {"system", "architecture", "cpu", "cores", "memory", "python"}
+
+
+def records(*calls: tuple[int, str, str, int, float]) -> Records:
+    made: Records = np.zeros(len(calls), RECORD)
+    for place, call in enumerate(calls):
+        for name, value in zip(("input", "code", "version", "top", "first_logit"), call, strict=True):
+            made[name][place] = value
+    return made
+
+
+EXPECTED = {"a": np.array([[0.0, 1.0], [3.0, 2.0]]), "b": np.array([[5.0, 1.0], [0.0, 2.0]])}
+
+
+def test_right_answers_are_told_from_those_of_the_other_version_and_from_the_other_rows() -> None:
+    answered = records(
+        (0, "OK", "a", 1, 0.0),
+        (1, "OK", "b", 1, 0.0),
+        (0, "OK", "a", 0, 5.0),  # b's answer under a's name
+        (1, "OK", "a", 1, 0.0),  # the answer to row 0
+        (0, "OK", "a", 1, 0.5),  # logits of no version
+        (0, "OK", "c", 1, 0.0),  # nobody's name
+    )
+
+    assert wrong_answers(answered, EXPECTED).tolist() == [False, False, True, True, True, True]
+
+
+def test_failed_calls_have_no_latency() -> None:
+    calls = records((0, "OK", "a", 1, 0.0), (0, "UNAVAILABLE", "", -1, 0.0))
+    calls["latency_s"] = [0.002, 9.0]
+
+    assert latencies_ms(calls) == {"p50": 2.0, "p99": 2.0, "p999": 2.0, "max": 2.0}
