@@ -2,6 +2,7 @@
 
 Decides where their logs go and the order of stopping. Holds no logic of theirs: each is a process. Whatever ends the stack -
 the end of a story, an error, Ctrl-C - every process is stopped and waited for; on Linux they also end if this process is killed.
+Starts and stops on the main thread, which is where signals arrive.
 """
 
 import contextlib
@@ -13,8 +14,9 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -59,7 +61,7 @@ class Stack:
     def start(self, name: str, module: list[str], environment: Mapping[str, str] | None = None) -> Process:
         """Start `python -m MODULE...` in a session of its own, so that a terminal's Ctrl-C reaches only us."""
         log, out = self._logs / f"{name}.log", self._logs / f"{name}.out"
-        with log.open("wb") as log_file, out.open("wb") as out_file:
+        with _signals_held(), log.open("wb") as log_file, out.open("wb") as out_file:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *module],
                 stdin=subprocess.DEVNULL,
@@ -69,8 +71,8 @@ class Stack:
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform.startswith("linux") else None,
             )
-        process = Process(name, popen, log, out)
-        self._processes.append(process)
+            process = Process(name, popen, log, out)
+            self._processes.append(process)
         return process
 
     def wait_for(
@@ -113,17 +115,38 @@ class Stack:
 
     def stop(self, *names: str) -> None:
         """Stop processes (all where none is named), the latest started first, and wait for each."""
-        for process in reversed(self._processes.copy()):
-            if names and process.name not in names:
-                continue
-            self._processes.remove(process)
-            if process.popen.poll() is None:
-                process.popen.terminate()
-                try:
-                    process.popen.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.popen.kill()
-                    process.popen.wait()
+        with _signals_held():  # an impatient second Ctrl-C waits, else it would leave the others running
+            for process in reversed(self._processes.copy()):
+                if names and process.name not in names:
+                    continue
+                self._processes.remove(process)
+                if process.popen.poll() is None:
+                    process.popen.terminate()
+                    try:
+                        process.popen.wait(STOP_S)
+                    except subprocess.TimeoutExpired:
+                        process.popen.kill()
+                        process.popen.wait()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done: a process that started and isn't noted would be left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def last_line(log: pathlib.Path) -> str:
