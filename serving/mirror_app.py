@@ -6,6 +6,7 @@ Started by the gateway's parent beside its workers; stops when told to, or when 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
 from serving.shadow.budget import Budget
 from serving.shadow.mirror import Identity, Mirror
-from serving.shadow.publisher import EmbeddedPublisher
+from serving.shadow.publisher import EmbeddedPublisher, Message
 from serving.shadow.ring import RING_FILE, Ring
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
@@ -69,19 +70,23 @@ def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: Embed
         Budget(settings.teacher, ring),
         teacher,
         publisher,
-        waiting_teacher=_spool(settings, "teacher"),
-        waiting_stream=_spool(settings, "stream"),
+        waiting_teacher=_spool(settings, "teacher", rows_of=lambda payload: 1),
+        waiting_stream=_spool(settings, "stream", rows_of=lambda payload: Message.from_spool(payload).num_rows),
         breaker_open=lambda: teacher.breaker.is_open,
     )
 
 
-def _spool(settings: ServingSettings, name: str) -> Spool:
+def _spool(settings: ServingSettings, name: str, *, rows_of: Callable[[bytes], int]) -> Spool:
     """Each of the two spools has half of the bound."""
+
+    def count_dropped(payloads: list[bytes], reason: str) -> None:
+        DROPPED.labels("served", reason).inc(sum(map(rows_of, payloads)))
+
     return Spool(
         settings.capture.dir / f"spool-{name}",
         max_bytes=settings.capture.spool_bytes // 2,
         retention_s=settings.capture.spool_retention_s,
-        on_dropped=lambda count, reason: DROPPED.labels("served", reason).inc(count),
+        on_dropped=count_dropped,
     )
 
 
@@ -106,7 +111,8 @@ class TrialFollower:
         self._open = ""
         if trial is not None:
             incumbent, candidate = self._load(trial.incumbent), self._load(trial.candidate)
-            self._mirror.set_trial(OpenTrial(trial.trial_id, incumbent, candidate))
+            whole = not self._settings.capture.redact
+            self._mirror.set_trial(OpenTrial(trial.trial_id, incumbent, candidate, inputs_are_whole=whole))
             self._open = trial.trial_id
             structlog.get_logger().info("trial opened", trial_id=trial.trial_id, candidate=candidate.version)
 

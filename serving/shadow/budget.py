@@ -21,14 +21,16 @@ class Budget:
         self._settings = settings
         self._ring = ring
         self._clock = clock
-        self._tokens = settings.max_calls_per_s
+        # A lot is reserved whole: a slow rate must still be able to save up for one.
+        self._depth = max(settings.max_calls_per_s, float(settings.max_batch))
+        self._tokens = self._depth
         self._refilled_at = clock()
 
     def reserve(self, rows: int) -> bool:
         """Take the right to ask about `rows` rows once; False where either bound forbids it."""
         now = self._clock()
         rate = self._settings.max_calls_per_s
-        self._tokens = min(rate, self._tokens + (now - self._refilled_at) * rate)
+        self._tokens = min(self._depth, self._tokens + (now - self._refilled_at) * rate)
         self._refilled_at = now
         allowed = self._settings.budget_burst + self._settings.budget_ratio * self._ring.rows_seen
         spent = self._ring.teacher_rows

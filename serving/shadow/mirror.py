@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import structlog
+from google.protobuf.message import DecodeError
 
 from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
@@ -20,6 +21,7 @@ from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM
 from protos.tensors import Array, from_record, to_record
 from protos.topics import PAIRS, REPORTS, TRIALS, partition_of, topic
 from serving.shadow.budget import Budget
+from serving.shadow.pairs import lots_of, pair_of
 from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.spool import Spool
@@ -88,7 +90,7 @@ class Mirror:
 
     Args:
         waiting_teacher: spool of LogitPairs without the teacher's answer.
-        waiting_stream: spool of messages that the stream didn't take, see `_frame`.
+        waiting_stream: spool of messages that the stream didn't take, see `Message.to_spool`.
         breaker_open: whether the teacher's breaker is open now.
     """
 
@@ -130,15 +132,15 @@ class Mirror:
         if not self._place([], []):
             return 0
         frames = self._ring.read(FRAMES_PER_STEP)
-        samples = [records.Sample.FromString(payload) for _, payload in frames]
+        samples = self._parse([payload for _, payload in frames])
         self._counts["taken"] += len(samples)
         messages: list[Message] = []
         pairs, settled = self._split(samples, messages)
         answered, unanswered = self._ask(pairs)
         messages += self._pair_messages(settled + answered)
         placed = self._place(messages, unanswered)
-        if placed and frames:
-            self._ring.advance()
+        if placed:
+            self._ring.advance()  # also past frames that could not be read, and what found its place only now
         drained = self._drain() if placed else 0
         self._report()
         return len(frames) + drained if placed else 0
@@ -158,6 +160,17 @@ class Mirror:
         self._report(now=True)
         return not self._ring.pending_bytes
 
+    def _parse(self, payloads: list[bytes]) -> list[records.Sample]:
+        """Return samples; a payload that isn't one (another worker's) is counted and passed over."""
+        samples = []
+        for payload in payloads:
+            try:
+                samples.append(records.Sample.FromString(payload))
+            except DecodeError:
+                self._missing("unreadable", 1)
+                self._log.error("what the ring held is not a sample", num_bytes=len(payload))
+        return samples
+
     def _split(
         self, samples: list[records.Sample], messages: list[Message]
     ) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
@@ -165,37 +178,49 @@ class Mirror:
 
         Trial rows that were evaluated go to `messages` as one batch.
         """
-        answers: dict[bytes, records.TrialAnswer] = {}
+        answers = self._judge(samples, messages)
+        asking, settled = [], []
+        for sample in samples:
+            answer = answers.get(sample.record_id)
+            pair = pair_of(sample, answer)
+            arms = {arm.arm for arm in sample.arms}
+            if ARM_PASS_THROUGH in arms:
+                settled.append(pair)
+            elif answer is not None or (ARM_UNIFORM in arms and self._budget.reserve(1)):
+                asking.append(pair)
+            elif ARM_UNIFORM in arms:
+                self._missing("budget", 1)
+            elif sample.record_id not in answers:
+                self._missing("not_judged", 1)
+        return asking, settled
+
+    def _judge(self, samples: list[records.Sample], messages: list[Message]) -> dict[bytes, records.TrialAnswer | None]:
+        """Evaluate the trial's rows; returns what became of each: the answer that waits for the teacher, or None."""
+        answers: dict[bytes, records.TrialAnswer | None] = {}
         rows: list[records.TrialRow] = []
         trial = self._trial
         for sample in samples:
             if trial is None or not trial.is_new(sample) or not self._budget.reserve(1):
                 continue
-            row, answer = trial.evaluate(sample)
+            try:
+                row, answer = trial.evaluate(sample)
+            except Exception:  # a supervision point: one row that a student can't answer must not stop all others
+                self._budget.refund(1)
+                self._log.exception("a trial row can't be evaluated", trial_id=trial.trial_id)
+                continue
             rows.append(row)
+            answers[sample.record_id] = answer
             if answer is None:
                 self._budget.refund(1)
-            else:
-                answers[sample.record_id] = answer
         if trial is not None and rows:
             messages.append(self._trial_message(trial, rows))
-        asking, settled = [], []
-        for sample in samples:
-            pair = _pair_of(sample, answers.get(sample.record_id))
-            arms = {arm.arm for arm in sample.arms}
-            if ARM_PASS_THROUGH in arms:
-                settled.append(pair)
-            elif pair.HasField("trial") or (ARM_UNIFORM in arms and self._budget.reserve(1)):
-                asking.append(pair)
-            elif ARM_UNIFORM in arms:
-                self._missing("budget", 1)
-        return asking, settled
+        return answers
 
     def _ask(self, pairs: list[records.LogitPair]) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
         """Return pairs with their answers, and those to keep for later. Every pair is reserved in the budget already."""
         answered: list[records.LogitPair] = []
         unanswered: list[records.LogitPair] = []
-        for lot in _lots(pairs, self._identity.max_batch):
+        for lot in lots_of(pairs, self._identity.max_batch):
             try:
                 self._ask_lot(lot)
                 answered += lot
@@ -240,7 +265,7 @@ class Mirror:
                 self._waiting_teacher.append([pair.SerializeToString() for pair in self._unplaced_pairs])
                 self._unplaced_pairs = []
             if self._unplaced_messages and not self._publish(self._unplaced_messages):
-                self._waiting_stream.append([_frame(message) for message in self._unplaced_messages])
+                self._waiting_stream.append([message.to_spool() for message in self._unplaced_messages])
             self._unplaced_messages = []
         except UnavailableError as error:
             self._log.error("samples find no place and wait", error=str(error), messages=len(self._unplaced_messages))
@@ -253,9 +278,9 @@ class Mirror:
         """Publish after what waits already, so that order is kept; False where the stream takes nothing."""
         try:
             while waiting := self._waiting_stream.peek(FRAMES_PER_STEP):
-                self._publisher.publish([_unframe(payload) for payload in waiting])
+                self._send([Message.from_spool(payload) for payload in waiting])
                 self._waiting_stream.take()
-            self._publisher.publish(messages)
+            self._send(messages)
         except UnavailableError as error:
             if not self._stream_away:  # once: many steps a second find it so
                 self._log.warning("the stream is away, messages are spooled", error=str(error), messages=len(messages))
@@ -264,23 +289,41 @@ class Mirror:
         if self._stream_away:
             self._log.info("the stream is back")
         self._stream_away = False
-        for message in messages:
-            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1]).inc()
         return True
+
+    def _send(self, messages: list[Message]) -> None:
+        if messages:
+            self._publisher.publish(messages)
+        for message in messages:
+            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1]).inc(message.num_records)
 
     def _drain(self) -> int:
         """Move one lot of spooled work on; returns how much."""
         moved = 0
         if self._waiting_stream.num_bytes and self._publish([]):
             moved += 1
-        if self._waiting_teacher.num_bytes and not self._breaker_open():
-            payloads = self._waiting_teacher.peek(self._identity.max_batch)
-            if payloads and self._budget.reserve(len(payloads)):
-                answered, unanswered = self._ask([records.LogitPair.FromString(payload) for payload in payloads])
-                if not unanswered and self._place(self._pair_messages(answered), []):
-                    self._waiting_teacher.take()
-                    moved += len(payloads)
+        try:
+            if self._waiting_teacher.num_bytes and not self._breaker_open():
+                moved += self._drain_pairs()
+        except UnavailableError as error:
+            self._log.error("the spool can't be read", error=str(error))
         return moved
+
+    def _drain_pairs(self) -> int:
+        """Ask about one lot of pairs that wait for the teacher; returns how many moved on."""
+        payloads = self._waiting_teacher.peek(self._identity.max_batch)
+        if payloads and not self._budget.reserve(len(payloads)):
+            payloads = self._waiting_teacher.peek(1)  # what the budget leaves may be less than a lot, for ever
+            if payloads and not self._budget.reserve(1):
+                return 0
+        answered, unanswered = self._ask([records.LogitPair.FromString(payload) for payload in payloads])
+        if not payloads or len(unanswered) == len(payloads):
+            return 0
+        # Those without an answer queue up again, so that one shape that is always too slow doesn't hold up the others.
+        if not self._place(self._pair_messages(answered), unanswered):
+            return 0
+        self._waiting_teacher.take()
+        return len(payloads) - len(unanswered)
 
     def _pair_messages(self, pairs: list[records.LogitPair]) -> list[Message]:
         """Return one message for each partition: equal inputs always meet in one."""
@@ -289,7 +332,10 @@ class Mirror:
             partition = partition_of(pair.input_key, self._identity.partitions)
             batches.setdefault(partition, records.PairBatch()).pairs.append(pair)
         name = topic(self._identity.model, PAIRS)
-        return [Message(name, partition, batch.SerializeToString()) for partition, batch in batches.items()]
+        return [
+            Message(name, partition, batch.SerializeToString(), num_records=len(batch.pairs))
+            for partition, batch in batches.items()
+        ]
 
     def _trial_message(self, trial: OpenTrial, rows: list[records.TrialRow]) -> Message:
         batch = records.TrialBatch(
@@ -298,7 +344,7 @@ class Mirror:
             candidate_version=trial.candidate.version,
             rows=rows,
         )
-        return Message(topic(self._identity.model, TRIALS), 0, batch.SerializeToString())
+        return Message(topic(self._identity.model, TRIALS), 0, batch.SerializeToString(), num_records=len(rows))
 
     def _missing(self, reason: str, rows: int) -> None:
         self._counts["missing"] += rows
@@ -328,44 +374,3 @@ class Mirror:
             pending=self._ring.pending_frames,
         )  # fmt: skip
         self._place([Message(topic(self._identity.model, REPORTS), 0, report.SerializeToString())], [])
-
-
-def _pair_of(sample: records.Sample, answer: records.TrialAnswer | None) -> records.LogitPair:
-    pair = records.LogitPair(
-        record_id=sample.record_id,
-        input_key=sample.input_key,
-        time_unix_ns=sample.time_unix_ns,
-        stratum=sample.stratum,
-        slice=sample.slice,
-        client_tag=sample.client_tag,
-        subject_tag=sample.subject_tag,
-        inputs=sample.inputs,
-        arms=sample.arms,
-        policy_id=sample.policy_id,
-    )
-    if sample.HasField("student"):
-        pair.student.CopyFrom(sample.student)
-    if sample.HasField("teacher"):
-        pair.teacher.CopyFrom(sample.teacher)
-    if answer is not None:
-        pair.trial.CopyFrom(answer)
-    return pair
-
-
-def _lots(pairs: list[records.LogitPair], max_batch: int) -> list[list[records.LogitPair]]:
-    """Group pairs whose inputs have the same names, datatypes and shapes, at most `max_batch` in one lot."""
-    by_shape: dict[tuple[tuple[str, str, tuple[int, ...]], ...], list[records.LogitPair]] = {}
-    for pair in pairs:
-        shape = tuple((tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in pair.inputs)
-        by_shape.setdefault(shape, []).append(pair)
-    return [same[start : start + max_batch] for same in by_shape.values() for start in range(0, len(same), max_batch)]
-
-
-def _frame(message: Message) -> bytes:
-    """Return a message as the spool keeps it: topic, newline, partition, newline, value."""
-    return f"{message.topic}\n{message.partition}\n".encode() + message.value
-
-
-def _unframe(payload: bytes) -> Message:
-    name, partition, value = payload.split(b"\n", 2)
-    return Message(name.decode(), int(partition), value)

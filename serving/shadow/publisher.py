@@ -10,6 +10,7 @@ import time
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
 from protos.records import SCHEMA_HEADER, SCHEMA_VERSION
+from protos.topics import REPORTS
 
 #: Time between two looks for messages past their retention.
 RETENTION_INTERVAL_S = 60.0
@@ -22,11 +23,27 @@ class StreamUnavailable(UnavailableError):
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One message for the stream: `value` is a batch of records."""
+    """One message for the stream: `value` is a batch of `num_records` records."""
 
     topic: str
     partition: int
     value: bytes
+    num_records: int = 1
+
+    def to_spool(self) -> bytes:
+        """Return the bytes that the spool keeps: topic, partition and number of records, a newline after each, then the value."""
+        return f"{self.topic}\n{self.partition}\n{self.num_records}\n".encode() + self.value
+
+    @classmethod
+    def from_spool(cls, payload: bytes) -> "Message":
+        """Return the message that `to_spool` wrote."""
+        name, partition, num_records, value = payload.split(b"\n", 3)
+        return cls(name.decode(), int(partition), value, int(num_records))
+
+    @property
+    def num_rows(self) -> int:
+        """Sampled rows that are lost with it; a report holds none."""
+        return 0 if self.topic.endswith(f".{REPORTS}") else self.num_records
 
 
 class EmbeddedPublisher:

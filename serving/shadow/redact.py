@@ -36,6 +36,8 @@ def check_rules(rules: Sequence[RedactionRule], inputs: Sequence[TensorSpec]) ->
             raise ConfigurationError(
                 f"capture.redact drops columns of {rule.tensor!r}", fix="Zero or hash them, or drop the tensor"
             )
+    if not set(specs) - {rule.tensor for rule in rules if rule.action == "drop"}:
+        raise ConfigurationError("capture.redact drops every input", fix="Leave one, or set capture.rate to 0")
 
 
 def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -59,7 +61,8 @@ def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Arra
 
 def _hashed(key: bytes, values: Array) -> Array:
     """Return a keyed hash of each value in the values' own type: equal values stay equal, nothing else is kept."""
-    hashed = np.empty_like(values)
+    values = np.ascontiguousarray(values)  # chosen columns may come in another order, whose flat view would be a copy
+    hashed = np.empty(values.shape, values.dtype)
     bound = min(2**24, 2 ** (8 * values.dtype.itemsize - 1)) if values.dtype.kind in "iu" else 2**11
     flat_in, flat_out = values.reshape(-1), hashed.reshape(-1)
     known: dict[bytes, int] = {}

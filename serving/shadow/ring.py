@@ -108,6 +108,9 @@ class Ring:
         if self._map[:8] != MAGIC or self.capacity + HEADER_BYTES != size or self.capacity % 8:
             self._map.close()
             raise FormatError(f"{path} is not a ring of version 1", fix="Remove it")
+        if not 0 <= self.pending_bytes <= self.capacity or self.pending_bytes % 8:
+            self._map.close()
+            raise FormatError(f"the ring {path} has positions that contradict each other", fix="Remove it")
         self._lock = threading.Lock()
         self._cursor = self._word(READ)
         self._expected = self._word(ACCEPTED)
@@ -208,7 +211,7 @@ class Ring:
             place = HEADER_BYTES + start
             length: int = struct.unpack_from("<I", self._map, place)[0]
             if length == WRAP:
-                self._cursor += self.capacity - start
+                self._cursor = min(written, self._cursor + self.capacity - start)
                 continue
             end = place + _FRAME.size + length
             if start + _FRAME.size + length > self.capacity or self._cursor + _padded(_FRAME.size + length) > written:

@@ -5,12 +5,14 @@ endian). A segment is removed once all of it was taken, so a crash may give some
 the stream counts each record once. A torn end (a crash while writing) is skipped. One thread.
 """
 
+import itertools
 import os
 import pathlib
 import struct
 import time
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from protos.errors import UnavailableError
 
@@ -19,11 +21,19 @@ _RECORD = struct.Struct("<IIq")
 SEGMENTS = 16
 
 
+class _Record(NamedTuple):
+    """A record, and where it ends in its segment."""
+
+    time_ns: int
+    payload: bytes
+    end: int
+
+
 class Spool:
     """A queue of byte strings on disk.
 
     Args:
-        on_dropped: told how many records were dropped, and why: `spool_full` or `too_old`.
+        on_dropped: given the records that were dropped, and why: `spool_full` or `too_old`.
     """
 
     def __init__(
@@ -32,7 +42,7 @@ class Spool:
         *,
         max_bytes: int,
         retention_s: float,
-        on_dropped: Callable[[int, str], None],
+        on_dropped: Callable[[list[bytes], str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
@@ -43,10 +53,11 @@ class Spool:
         self._clock = clock
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._segments = sorted(folder.glob("*.seg"), key=lambda path: int(path.stem))
+            segments = [path for path in folder.glob("*.seg") if path.stem.isdecimal()]
+            self._segments = sorted(segments, key=lambda path: int(path.stem))
+            self._sizes = {path: path.stat().st_size for path in self._segments}
         except OSError as error:
             raise self._unavailable(error) from None
-        self._sizes = {path: path.stat().st_size for path in self._segments}
         self._taken_to = 0
         self._peeked_to = 0
         self._writable: pathlib.Path | None = None
@@ -90,18 +101,17 @@ class Spool:
     def peek(self, max_records: int) -> list[bytes]:
         """Return the oldest records without taking them; those past their age are dropped and counted."""
         while self._segments:
-            records, end = self._scan(self._segments[0], self._taken_to, max_records)
-            oldest_ns = (self._clock() - self._retention_s) * 1e9
-            fresh = [payload for time_ns, payload in records if time_ns >= oldest_ns]
-            if len(fresh) < len(records):
-                self._on_dropped(len(records) - len(fresh), "too_old")
-                if not fresh:
-                    self._taken_to = end
-                    continue
-            if fresh:
-                self._peeked_to = end
-                return fresh
-            self._remove_oldest()
+            records = self._scan(self._segments[0], self._taken_to, max_records)
+            if not records:
+                self._remove_oldest()
+                continue
+            too_old = self._too_old(records)
+            if too_old:
+                self._taken_to = too_old[-1].end
+                self._on_dropped([record.payload for record in too_old], "too_old")
+            if fresh := records[len(too_old) :]:
+                self._peeked_to = fresh[-1].end
+                return [record.payload for record in fresh]
         return []
 
     def take(self) -> None:
@@ -109,6 +119,10 @@ class Spool:
         self._taken_to = self._peeked_to
         if self._segments and self._taken_to >= self._sizes[self._segments[0]]:
             self._remove_oldest()
+
+    def _too_old(self, records: list[_Record]) -> list[_Record]:
+        oldest_ns = (self._clock() - self._retention_s) * 1e9
+        return list(itertools.takewhile(lambda record: record.time_ns < oldest_ns, records))
 
     def _segment_for(self, num_bytes: int) -> pathlib.Path:
         """Return the segment to append to: a new one after a start, since the last may have a torn end, and when full."""
@@ -118,9 +132,9 @@ class Spool:
         self._writable = self._folder / f"{number:08d}.seg"
         return self._writable
 
-    def _scan(self, path: pathlib.Path, start: int, max_records: int) -> tuple[list[tuple[int, bytes]], int]:
-        """Return up to `max_records` records from `start` as (time, payload), and where they end."""
-        records: list[tuple[int, bytes]] = []
+    def _scan(self, path: pathlib.Path, start: int, max_records: int) -> list[_Record]:
+        """Return up to `max_records` records from `start`."""
+        records: list[_Record] = []
         place = start
         try:
             with path.open("rb") as file:
@@ -134,21 +148,24 @@ class Spool:
                     if len(payload) < length or checksum != _checksum(time_ns, payload):
                         break
                     place += _RECORD.size + length
-                    records.append((time_ns, payload))
+                    records.append(_Record(time_ns, payload, place))
         except OSError as error:
             raise self._unavailable(error) from None
-        return records, place
+        return records
 
     def _drop_oldest(self) -> None:
-        records, _ = self._scan(self._segments[0], self._taken_to, 2**31)
-        self._on_dropped(len(records), "spool_full")
+        records = self._scan(self._segments[0], self._taken_to, 2**31)
+        self._on_dropped([record.payload for record in records], "spool_full")
         self._remove_oldest()
 
     def _remove_oldest(self) -> None:
         path = self._segments.pop(0)
         del self._sizes[path]
-        path.unlink(missing_ok=True)
-        self._taken_to = 0
+        self._taken_to = self._peeked_to = 0
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unavailable(error) from None
 
     def _unavailable(self, error: OSError) -> UnavailableError:
         return UnavailableError(

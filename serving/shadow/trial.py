@@ -29,11 +29,16 @@ class Student(Protocol):
 
 @dataclasses.dataclass
 class OpenTrial:
-    """A trial as the mirror runs it. `seen` holds the inputs that were evaluated."""
+    """A trial as the mirror runs it. `seen` holds the inputs that were evaluated.
+
+    `inputs_are_whole` says that nothing was redacted: only then may the answer that the caller got stand for the incumbent's,
+    since both students must answer the same input.
+    """
 
     trial_id: str
     incumbent: Student
     candidate: Student
+    inputs_are_whole: bool = True
     seen: set[bytes] = dataclasses.field(default_factory=set)
 
     def is_new(self, sample: records.Sample) -> bool:
@@ -44,7 +49,7 @@ class OpenTrial:
         """Return the row of a sample, and the answer that waits for the teacher where the students disagree."""
         self.seen.add(sample.input_key)
         inputs = {tensor.name: from_record(tensor) for tensor in sample.inputs}
-        if sample.student.version == self.incumbent.version:
+        if self.inputs_are_whole and sample.student.version == self.incumbent.version:
             incumbent_class = _top(from_record(sample.student.logits))
         else:
             incumbent_class = _top(self.incumbent.run(inputs))
