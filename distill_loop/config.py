@@ -42,11 +42,20 @@ class GateSection(Section):
     margin: float = Field(0.0, description="Non-inferiority margin; 0 asks for superiority.", ge=0, lt=1)
     min_gain: float = Field(0.005, description="Futility: a candidate better by less than this is dropped.", gt=0, lt=1)
     futility_evidence: float = Field(10.0, description="Evidence at which futility or harm ends a trial.", gt=1)
-    max_rows: int = Field(20_000, description="Requests after which a trial ends as inconclusive.", ge=1)
+    max_rows: int | None = Field(
+        None,
+        description="Requests after which a trial ends as inconclusive; unset, 20,000, or 60,000 with a margin.",
+        ge=1,
+    )
     max_share: float = Field(1.0, description="Largest share of requests handed over for a trial.", gt=0, le=1)
     teacher_share: float = Field(
         0.05, description="Share of requests whose disagreement the trial may ask the teacher about.", gt=0, le=1
     )
+
+    @property
+    def cap(self) -> int:
+        """Requests after which a trial ends; non-inferiority needs more of them than superiority."""
+        return self.max_rows or (60_000 if self.margin else 20_000)
 
 
 class ReleaseSection(Section):

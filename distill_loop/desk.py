@@ -21,6 +21,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.candidate import Origin
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, VERDICTS
+from protos.errors import UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
 from registry.ledger import Kind, Line
@@ -58,11 +59,11 @@ class Desk:
         self._release = release
         self._student = student
         self._sign_of_life = sign_of_life
-        self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.max_rows)
+        self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.cap)
         self._log = structlog.get_logger()
 
     def reconcile(self) -> None:
-        """After a start: the ledger has the last word on what was decided, then the pointers are made to agree."""
+        """After a start or a fault: the ledger has the last word on what was decided, then the pointers are made to agree."""
         self._adopt_live()
         trial = self._progress.trial
         if trial is None:
@@ -122,7 +123,11 @@ class Desk:
         share = self._share(self._progress.live, digest, rows)
         identity = TrialIdentity(f"t-{version_of(digest)}", self._progress.live, digest, share, time.time_ns())
         self._progress.trial = TrialState(identity)
-        save()
+        try:
+            save()
+        except UnavailableError:
+            self._progress.trial = None  # no pointer without a checkpoint that knows the trial
+            raise
         self._office.pointers.set_trial(_pointer(identity))
         self._log.info("trial opened", trial_id=identity.trial_id, share=share, latency_ms=check.latency_ms)
 

@@ -66,6 +66,8 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
+    if value is None:
+        return "unset"
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, bool):

@@ -5,19 +5,27 @@ import dataclasses
 import json
 import math
 import sys
+from typing import NoReturn
 
 from distill_loop.config import GateSection
 from distill_loop.gates.evidence import Counters
 from distill_loop.gates.verdict import Rule, decide
 
 DEFAULTS = GateSection()
-#: A non-inferiority trial has a cap of its own: it needs more requests.
-NON_INFERIORITY_MAX_ROWS = 60_000
+#: Counters beyond this are a slip of the pen, and the arithmetic's end.
+MAX_TOTAL = 10**15
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the gate's answer; returns 0, whatever the verdict, or 2 where the counters are impossible."""
-    parser = argparse.ArgumentParser(prog="everstill gate", description="What the gate says of a trial's counters.")
+    parser = _Parser(prog="everstill gate", description="What the gate says of a trial's counters.")
     parser.add_argument(
         "--wins", type=int, required=True, help="requests on which only the candidate agreed with the teacher"
     )
@@ -32,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not 0 < parsed.alpha < 1 or not 0 <= parsed.margin < 1:
         print("everstill gate: alpha must lie in (0, 1) and margin in [0, 1)", file=sys.stderr)
         return 2
+    if parsed.total > MAX_TOTAL:
+        print(f"everstill gate: a total of more than {MAX_TOTAL:,} requests is not believed", file=sys.stderr)
+        return 2
     try:
         counters = Counters(parsed.wins, parsed.losses, parsed.total)
     except ValueError as error:
@@ -42,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         margin=parsed.margin,
         min_gain=DEFAULTS.min_gain,
         futility_evidence=DEFAULTS.futility_evidence,
-        max_rows=NON_INFERIORITY_MAX_ROWS if parsed.margin else DEFAULTS.max_rows,
+        max_rows=GateSection(margin=parsed.margin).cap,
     )
     decision = decide(rule, counters, counters)
     body = {
