@@ -21,12 +21,14 @@ from distill_loop.telemetry import PAIRS, STEPS
 from protos import records_pb2 as records
 from protos.errors import FormatError
 from protos.records import ARM_UNIFORM, SCHEMA_HEADER, SCHEMA_VERSION
-from protos.tensors import Array, from_record
+from protos.tensors import Array, datatype_of, from_record
 from protos.topics import TRIALS
 from registry.config import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
 MAX_STEPS_DUE = 256.0
+#: No arm samples less often; one over it is still a weight that arithmetic can carry.
+MIN_PROBABILITY = 1e-9
 
 
 class Intake:
@@ -115,8 +117,10 @@ class Intake:
             self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)
 
     def _judge(self, pair: records.LogitPair, teacher_class: int) -> None:
-        uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), 0.0)
-        if uniform and pair.HasField("student"):
+        uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), None)
+        if uniform is not None and pair.HasField("student"):
+            if not MIN_PROBABILITY <= uniform <= 1:
+                raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
             self._agreement.observe(_top(from_record(pair.student.logits)) == teacher_class, uniform)
         trial = self._progress.trial
         if trial is not None and pair.trial.trial_id == trial.identity.trial_id:
@@ -131,15 +135,19 @@ class Intake:
 
     def _check_inputs(self, pair: TrainingPair) -> None:
         """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""
+        expected = {spec.name for spec in self._model.inputs}
+        if pair.inputs.keys() != expected:
+            raise FormatError(f"a pair's inputs are {sorted(pair.inputs)}, [model] says {sorted(expected)}")
         for spec in self._model.inputs:
-            array = pair.inputs.get(spec.name)
-            fits = array is not None and array.ndim == len(spec.shape) and len(array) == 1
+            array = pair.inputs[spec.name]
+            if datatype_of(array) != spec.datatype:
+                raise FormatError(f"a pair's input {spec.name!r} is {datatype_of(array)}, [model] says {spec.datatype}")
             if (
-                array is None
-                or not fits
+                array.ndim != len(spec.shape)
+                or len(array) != 1
                 or any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True))
             ):
-                raise FormatError(f"a pair's input {spec.name!r} is missing or has another shape than [model] says")
+                raise FormatError(f"a pair's input {spec.name!r} has shape {array.shape}, [model] says {spec.shape}")
 
     def _count(self, fate: str) -> None:
         self._progress.read += 1
@@ -147,12 +155,14 @@ class Intake:
         PAIRS.labels(fate).inc()
 
     def _bury(self, message: Message, reason: str) -> None:
-        self._count("dead")
         self._log.error(
             "dead letter", kind=message.kind, partition=message.partition, offset=message.offset, reason=reason
         )
         self._dead_letters.put(message, reason)
+        self._count("dead")
 
 
 def _top(logits_1C: Array) -> int:
+    if not logits_1C.size:
+        raise FormatError("a pair's student logits are empty")
     return int(np.argmax(logits_1C.reshape(-1)))

@@ -70,7 +70,7 @@ class EmbeddedConsumer:
                     (topic(self._model, kind), partition, offset, max_messages),
                 ).fetchall()
                 messages += [
-                    Message(kind, partition, found, json.loads(headers), value) for found, headers, value in rows
+                    Message(kind, partition, found, _headers_of(headers), value) for found, headers, value in rows
                 ]
         return messages
 
@@ -109,3 +109,12 @@ class EmbeddedConsumer:
             raise UnavailableError(
                 f"the stream {self._path} can't be read: {error}", fix="Check the file and its disk"
             ) from None
+
+
+def _headers_of(text: str) -> dict[str, str]:
+    """Return a message's headers; none where they can't be read, so that the message is refused for the want of its schema."""
+    try:
+        headers = json.loads(text)
+    except ValueError:
+        return {}
+    return headers if isinstance(headers, dict) else {}

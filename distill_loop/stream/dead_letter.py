@@ -27,11 +27,16 @@ class DeadLetters:
         """
         source = {"kind": message.kind, "partition": message.partition, "offset": message.offset}
         headers = json.dumps({**source, "reason": reason[:500]})
+        beginning = json.dumps(source)[:-1]
         try:
             with contextlib.closing(connect(self._path)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                known = connection.execute("SELECT headers FROM message WHERE topic = ?", (self._topic,)).fetchall()
-                if not any(source.items() <= json.loads(row[0]).items() for row in known):
+                # By the bytes too: several dead records may come from one message.
+                known = connection.execute(
+                    "SELECT 1 FROM message WHERE topic = ? AND substr(headers, 1, ?) = ? AND value = ? LIMIT 1",
+                    (self._topic, len(beginning), beginning, message.value),
+                ).fetchone()
+                if known is None:
                     offset = connection.execute(
                         "INSERT INTO next_offset VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET offset = offset + 1"
                         " RETURNING offset - 1",
