@@ -110,14 +110,19 @@ class LoopProcess:
             LeaseLost, ConflictError: another loop took over. FormatError: the checkpoint can't be read.
         """
         self._loop.start()
+        interrupted = False
         while not stopping.is_set():
             try:
                 self.renew_lease()
+                if interrupted:
+                    self._loop.go_on()
+                    interrupted = False
                 busy = self._loop.turn()
                 self.tell_status()
             except UnavailableError as error:
                 ERRORS.inc()
                 self._log.error("something is away, the loop waits", error=str(error))
+                interrupted = True
                 stopping.wait(UNAVAILABLE_WAIT_S)
                 continue
             if not busy:

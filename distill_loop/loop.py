@@ -45,6 +45,10 @@ class Loop:
             self._memory.save()
         return bool(num_messages or num_steps or released)
 
+    def go_on(self) -> None:
+        """After something was away in the middle of a turn: a decision that was written is acted on, whatever came since."""
+        self._desk.reconcile()
+
     def stop(self) -> None:
         """Remember everything once more."""
         self._memory.save()

@@ -64,7 +64,7 @@ class Memory:
         """Become what the newest checkpoint describes; False where there is none.
 
         Raises:
-            FormatError: it is damaged or of another layout. Nothing is changed then.
+            FormatError: it is damaged, of another layout, or of a student of another shape. The process must end then.
         """
         self._current = self._pointers.checkpoint()
         if self._current is None:
@@ -72,11 +72,18 @@ class Memory:
         state = checkpoint.load(self._store.get(self._current.path).data)
         if state.get("layout") != LAYOUT:
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
-        self._learner.load_state_dict(state["learner"])
-        self._progress.load_state_dict(state["progress"])
-        self._dedupe.load_state_dict(state["dedupe"])
-        self._agreement.load_state_dict(state["agreement"])
-        self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
+        try:
+            self._learner.load_state_dict(state["learner"])
+            self._progress.load_state_dict(state["progress"])
+            self._dedupe.load_state_dict(state["dedupe"])
+            self._agreement.load_state_dict(state["agreement"])
+            self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise FormatError(
+                f"{self._current.path} is not of this [learner] and [model]: {first_line}",
+                fix="Set them back, or give the model another name to start anew",
+            ) from None
         self._saved_positions = self._consumer.positions()
         self._log.info("checkpoint restored", path=self._current.path, pairs=self._progress.read)
         return True
@@ -105,8 +112,10 @@ class Memory:
         new = Checkpoint(path=f"{self._folder}/{self._epoch:06d}-{sequence:09d}", epoch=self._epoch, sequence=sequence)
         self._store.put(new.path, checkpoint.dump(state))
         self._pointers.move_checkpoint(new, self._current)
+        previous = self._current.path if self._current else ""
         for path in self._store.list(self._folder):
-            if path not in (new.path, self._current.path if self._current else ""):
+            # Only older ones: a loop that was asleep here must not delete what its successor has written since.
+            if path < new.path and path != previous:
                 self._store.delete(path)
         self._current = new
         self._saved_at, self._saved_positions = time.monotonic(), positions

@@ -96,7 +96,9 @@ class ReleaseOffice:
         )
 
     def decide(self, kind: Kind, trial: Trial, evidence: dict[str, Any], rows: bytes) -> Line:
-        """Keep a trial's rows and write its decision; a trial that has one keeps it, and that line is returned."""
+        """Keep a trial's rows and write its decision; a trial that has one keeps it and its rows, and that line is returned."""
+        if decided := self.ledger.find(trial.trial_id):
+            return decided
         self._store.put(f"models/{self._model.name}/trials/{trial.trial_id}.jsonl", rows)
         return self.ledger.append(
             kind=kind,
