@@ -1,0 +1,208 @@
+"""Fakes and records for tests of the shadow room: a ring with its spools, a teacher, a stream and students that obey the test."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from protos import records_pb2 as records
+from protos.errors import EverstillError, UnavailableError
+from protos.records import ARM_TRIAL, ARM_UNIFORM, input_key, mint_record_id
+from protos.tensors import Array, to_record
+from serving.config import TeacherSection
+from serving.shadow import ring as rings
+from serving.shadow.budget import Budget
+from serving.shadow.mirror import Identity, Mirror
+from serving.shadow.publisher import Message
+from serving.shadow.ring import Ring
+from serving.shadow.spool import Spool
+from serving.shadow.trial import OpenTrial
+
+NUM_CLASSES = 3
+
+
+def make_sample(
+    number: int, *, arms: tuple[str, ...] = (ARM_UNIFORM,), trial_id: str = "", width: int = 4
+) -> records.Sample:
+    """Return a sample whose input is `number`; the student said class 0."""
+    tensor = to_record("bytes", np.full((1, width), number, np.int32))
+    sample = records.Sample(
+        record_id=mint_record_id(), input_key=input_key([tensor]), stratum="served", inputs=[tensor], trial_id=trial_id
+    )
+    for arm in arms:
+        sample.arms.add(arm=arm, probability=0.5)
+    sample.student.version = "incumbent"
+    sample.student.logits.CopyFrom(to_record("logits", np.eye(1, NUM_CLASSES, dtype=np.float32)))
+    return sample
+
+
+def make_trial_sample(number: int) -> records.Sample:
+    """Return a sample that the trial arm alone took."""
+    return make_sample(number, arms=(ARM_TRIAL,), trial_id="trial-1")
+
+
+class FakeStudent:
+    """Answers class 0, or class 1 where the input's first byte is among `differs`."""
+
+    def __init__(self, version: str, differs: frozenset[int] = frozenset()) -> None:
+        self.version = version
+        self.digest = version
+        self.num_runs = 0
+        self._differs = differs
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        """Return logits."""
+        self.num_runs += 1
+        classes_B = [int(first in self._differs) for first in inputs["bytes"][:, 0]]
+        return np.eye(NUM_CLASSES, dtype=np.float32)[classes_B]
+
+
+def open_trial(differs: frozenset[int] = frozenset()) -> OpenTrial:
+    """Return a trial whose students differ on these inputs."""
+    return OpenTrial("trial-1", FakeStudent("incumbent"), FakeStudent("candidate", differs))
+
+
+class AwayError(UnavailableError):
+    """A teacher that gave no answer in so many calls."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__("away")
+        self.attempts = attempts
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeAnswer:
+    """What the fake teacher says."""
+
+    output_BC: Array
+    attempts: int
+    version: str = "teacher-1"
+    latency_s: float = 0.001
+
+
+class FakeTeacher:
+    """Says class 2. Counts every row that it was asked about, in each attempt.
+
+    `away` and `refuses` make it fail; `failures` makes each ask fail that many attempts first; `too_wide` is a width that it
+    never answers in time.
+    """
+
+    def __init__(self) -> None:
+        self.away = False
+        self.refuses = False
+        self.failures = 0
+        self.too_wide: int | None = None
+        self.asked: list[int] = []
+
+    def ask(self, inputs: Mapping[str, Array], *, before_attempt: Callable[[], bool]) -> FakeAnswer:
+        """Answer as the test says."""
+        rows = inputs["bytes"]
+        attempts = 0
+        while before_attempt():
+            attempts += 1
+            self.asked += [int(first) for first in rows[:, 0]]
+            if self.refuses:
+                raise EverstillError("refused")
+            if self.away or rows.shape[1] == self.too_wide:
+                raise AwayError(attempts)
+            if attempts > self.failures:
+                return FakeAnswer(np.eye(NUM_CLASSES, dtype=np.float32)[[2] * len(rows)], attempts)
+        raise AwayError(attempts)
+
+
+class FakeStream:
+    """Keeps what was published; takes nothing while `away`."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.messages: list[Message] = []
+
+    def publish(self, messages: list[Message]) -> None:
+        """Keep all or none."""
+        if self.away:
+            raise UnavailableError("the stream is away")
+        self.messages += messages
+
+    def of(self, kind: str) -> list[Message]:
+        """Return the messages of one topic."""
+        return [message for message in self.messages if message.topic.endswith(f".{kind}")]
+
+    def pairs(self) -> list[records.LogitPair]:
+        """Return every published pair."""
+        return [pair for message in self.of("pairs") for pair in records.PairBatch.FromString(message.value).pairs]
+
+    def trial_rows(self) -> list[records.TrialRow]:
+        """Return every published trial row."""
+        return [row for message in self.of("trials") for row in records.TrialBatch.FromString(message.value).rows]
+
+
+class FillableSpool(Spool):
+    """A spool whose disk the test can fill."""
+
+    disk_full = False
+
+    def append(self, payloads: list[bytes]) -> None:
+        """Keep payloads, unless the disk is full."""
+        if self.disk_full and payloads:
+            raise UnavailableError("the disk is full")
+        super().append(payloads)
+
+
+class Shadow:
+    """A mirror among fakes, with the worker's end of its ring."""
+
+    def __init__(self, folder: pathlib.Path, *, spool_bytes: int = 2**20, report_interval_s: float = 1e9) -> None:
+        rings.create(folder / "ring", 2**18)
+        self.ring_path = folder / "ring"
+        self.worker = Ring(self.ring_path)
+        self.teacher = FakeTeacher()
+        self.stream = FakeStream()
+        self.dropped: list[bytes] = []
+        self.waiting_teacher = self._spool(folder / "teacher", spool_bytes)
+        self.waiting_stream = self._spool(folder / "stream", spool_bytes)
+        self.budget_of(max_calls_per_s=1e6)
+        self._report_interval_s = report_interval_s
+        self.mirror = self.restart()
+
+    def budget_of(self, **values: float) -> None:
+        """Set the budget of the next (re)start; time stands still for it."""
+        self.teacher_settings = TeacherSection.model_validate(values)
+
+    def restart(self) -> Mirror:
+        """Start a mirror with the present settings on the same ring, spools, teacher and stream."""
+        self.ring = Ring(self.ring_path)
+        budget = Budget(self.teacher_settings, self.ring, clock=lambda: 0.0)
+        identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, 4, self._report_interval_s)
+        self.mirror = Mirror(
+            identity,
+            self.ring,
+            budget,
+            self.teacher,
+            self.stream,
+            waiting_teacher=self.waiting_teacher,
+            waiting_stream=self.waiting_stream,
+        )
+        return self.mirror
+
+    def hand_over(self, samples: list[records.Sample]) -> list[bytes]:
+        """Put samples into the ring and return their ids."""
+        self.worker.count_seen(len(samples))
+        for sample in samples:
+            assert self.worker.append(sample.SerializeToString())
+        return [sample.record_id for sample in samples]
+
+    def settle(self) -> None:
+        """Step until nothing moves any more."""
+        for _ in range(1000):
+            if not self.mirror.step():
+                return
+        raise AssertionError("the mirror never came to rest")
+
+    def _spool(self, folder: pathlib.Path, max_bytes: int) -> FillableSpool:
+        return FillableSpool(
+            folder,
+            max_bytes=max_bytes,
+            retention_s=1e9,
+            on_dropped=lambda payloads, reason: self.dropped.extend(payloads),
+        )
