@@ -55,8 +55,8 @@ def demo(
     folder: Annotated[
         pathlib.Path, typer.Option(help="Folder for the run; emptied of an earlier demo.")
     ] = pathlib.Path("everstill-demo"),
-    requests: Annotated[int, typer.Option(min=200, help="Requests to send, each a different input.")] = 3500,
-    requests_per_s: Annotated[float, typer.Option(min=0.1, help="Pace of the client, in requests a second.")] = 17.0,
+    requests: Annotated[int, typer.Option(min=200, help="Requests to send, each a different input.")] = 4800,
+    requests_per_s: Annotated[float, typer.Option(min=0.1, help="Pace of the client, in requests a second.")] = 24.0,
     drift_share: Annotated[float, typer.Option(min=0.1, max=0.9, help="Share of the requests before the drift.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of the inputs' choice and order.")] = 0,
 ) -> None:

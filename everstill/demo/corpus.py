@@ -27,7 +27,7 @@ WINDOW, HALF, PADDING = 2048, 1024, 256
 READ_BYTES = 4096
 #: Real kinds of phase 1 by suffix, and how many of each are enough.
 PHASE_1_CAPS = {
-    ".py": 700, ".pyc": 300, ".txt": 150, ".rst": 120, ".md": 120, ".ini": 60, ".cfg": 60, ".toml": 60, ".json": 120, ".h": 250,
+    ".py": 1000, ".pyc": 500, ".txt": 150, ".rst": 120, ".md": 120, ".ini": 60, ".cfg": 60, ".toml": 60, ".json": 120, ".h": 300,
     ".c": 60, ".cpp": 60, ".hpp": 120, ".pyi": 150, ".csv": 60, ".xml": 60, ".html": 60, ".css": 60, ".js": 60, ".sh": 60, ".pem": 30,
     ".f": 30, ".f90": 60, ".cmake": 80, ".so": 60, ".yaml": 60, ".yml": 60, "METADATA": 60, "RECORD": 60,
 }  # fmt: skip

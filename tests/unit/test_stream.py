@@ -1,0 +1,152 @@
+"""Reading the embedded stream: order, positions, gaps, dead letters, and counting each record once."""
+
+import json
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill_loop.stream.consumer import EmbeddedConsumer, Message
+from distill_loop.stream.dead_letter import DeadLetters
+from distill_loop.stream.dedupe import Dedupe
+from protos.embedded_stream import connect
+from protos.errors import UnavailableError
+from protos.records import SCHEMA_HEADER
+from protos.topics import PAIRS, TRIALS
+from tests.support.publishing import StreamWriter
+
+MODEL = "tiny"
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "stream.sqlite"
+
+
+@pytest.fixture
+def writer(path: pathlib.Path) -> Iterator[StreamWriter]:
+    writer = StreamWriter(path, MODEL, 2)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def consumer(path: pathlib.Path) -> Iterator[EmbeddedConsumer]:
+    consumer = EmbeddedConsumer(path, MODEL, {PAIRS: 2, TRIALS: 1})
+    yield consumer
+    consumer.close()
+
+
+def read_all(consumer: EmbeddedConsumer) -> list[Message]:
+    messages = consumer.poll(100)
+    for message in messages:
+        consumer.advance(message)
+    return messages
+
+
+def test_messages_come_in_order_with_their_headers(writer: StreamWriter, consumer: EmbeddedConsumer) -> None:
+    for number in range(3):
+        writer.raw(PAIRS, 1, b"%d" % number)
+    writer.raw(TRIALS, 0, b"row")
+
+    messages = read_all(consumer)
+
+    assert [(one.kind, one.partition, one.offset, one.value) for one in messages if one.kind == PAIRS] == [
+        (PAIRS, 1, 0, b"0"),
+        (PAIRS, 1, 1, b"1"),
+        (PAIRS, 1, 2, b"2"),
+    ]
+    assert messages[0].headers == {SCHEMA_HEADER: "1"}
+    assert consumer.lag() == 0
+
+
+def test_a_message_that_was_not_dealt_with_comes_again(writer: StreamWriter, consumer: EmbeddedConsumer) -> None:
+    writer.raw(PAIRS, 0, b"first")
+
+    assert [one.value for one in consumer.poll(10)] == [b"first"]
+    assert [one.value for one in consumer.poll(10)] == [b"first"]
+    assert consumer.lag() == 1
+
+
+def test_another_reader_goes_on_from_positions(
+    path: pathlib.Path, writer: StreamWriter, consumer: EmbeddedConsumer
+) -> None:
+    writer.raw(PAIRS, 0, b"old")
+    read_all(consumer)
+    writer.raw(PAIRS, 0, b"new")
+
+    other = EmbeddedConsumer(path, MODEL, {PAIRS: 2, TRIALS: 1})
+    other.seek(consumer.positions())
+
+    assert [one.value for one in read_all(other)] == [b"new"]
+    other.close()
+
+
+def test_messages_that_retention_took_are_a_counted_gap(
+    path: pathlib.Path, writer: StreamWriter, consumer: EmbeddedConsumer
+) -> None:
+    for number in range(4):
+        writer.raw(PAIRS, 0, b"%d" % number)
+    with connect(path) as connection:
+        connection.execute("DELETE FROM message WHERE offset < 3")
+    connection.close()
+
+    assert [one.value for one in read_all(consumer)] == [b"3"]
+    assert consumer.gaps == 3
+
+
+def test_a_damaged_file_is_said_to_be(path: pathlib.Path, consumer: EmbeddedConsumer) -> None:
+    path.write_bytes(b"not a database" * 1000)
+
+    with pytest.raises(UnavailableError, match=r"can't be read"):
+        consumer.poll(1)
+
+
+def test_the_stream_file_is_private(path: pathlib.Path, writer: StreamWriter) -> None:
+    writer.raw(PAIRS, 0, b"x")
+
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_dead_letter_is_written_once_with_its_reason(path: pathlib.Path, writer: StreamWriter) -> None:
+    writer.raw(PAIRS, 0, b"x")
+    dead = DeadLetters(path, MODEL)
+    message = Message(PAIRS, 0, 7, {}, b"rubbish")
+
+    dead.put(message, "it is rubbish")
+    dead.put(message, "it is rubbish")
+
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT headers, value FROM message WHERE topic = 'everstill.tiny.dead'").fetchall()
+    connection.close()
+    assert len(rows) == 1
+    source = {"kind": PAIRS, "partition": 0, "offset": 7, "reason": "it is rubbish"}
+    assert source.items() <= json.loads(rows[0][0]).items()
+    assert rows[0][1] == b"rubbish"
+
+
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.booleans()), max_size=50))
+def test_the_window_survives_a_restart(records: list[tuple[bytes, bool]]) -> None:
+    window = Dedupe(1000)
+    for record_id, held_out in records:
+        window.note(record_id, "held_out" if held_out else "learned")
+
+    again = Dedupe(1000)
+    again.load_state_dict(window.state_dict())
+
+    assert again.records("learned") == window.records("learned")
+    assert again.records("held_out") == window.records("held_out")
+    assert all(record_id in again for record_id, _ in records)
+
+
+def test_the_window_is_bounded_and_forgets_the_oldest() -> None:
+    window = Dedupe(10)
+    for number in range(25):
+        window.note(number.to_bytes(16, "big"), "learned")
+
+    assert len(window) == 10
+    assert (24).to_bytes(16, "big") in window
+    assert (14).to_bytes(16, "big") not in window
