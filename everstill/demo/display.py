@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from everstill.demo.watch import View
 from registry.bundle import version_of
@@ -40,8 +42,22 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print one line above the table."""
-        self.console.print(text, highlight=False)
+        """Print one line above the table; only a terminal's width wraps it."""
+        self.console.print(text, highlight=False, soft_wrap=not self.console.is_terminal)
+
+    def progress(self) -> Callable[[str], None]:
+        """Return what says how far something is: in the table's place, or a line now and then where there is no terminal."""
+        said_at = time.monotonic()
+
+        def note(text: str) -> None:
+            nonlocal said_at
+            if self._live:
+                self._live.update(Text(f"  {text}"))
+            elif time.monotonic() - said_at > LINE_INTERVAL_S:
+                said_at = time.monotonic()
+                self.say(f"  {text}")
+
+        return note
 
     def show(
         self, view: View, *, num_sent: int, num_all: int, phase: str, latency_ms: tuple[float, float], failed: int

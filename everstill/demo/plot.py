@@ -6,9 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from everstill.demo.score import Scores, Sent, rolling
+from everstill.demo.score import TEACHER_VERSION, Scores, Sent, rolling
 
 WINDOW = 100
+#: Requests that a mean needs: one of three says nothing.
+FEWEST = 25
 #: Okabe and Ito's colours, which colour-blind readers tell apart.
 SERVICE, FROZEN, SWAP, DRIFT = "#0072B2", "#D55E00", "#009E73", "#444444"
 
@@ -17,18 +19,23 @@ def plot(
     path: pathlib.Path, sent: Sequence[Sent], scores: Scores, drift: int, versions: Sequence[dict[str, Any]], title: str
 ) -> None:
     """Draw the picture as a PNG."""
-    agrees = [float("nan") if one.error else float(one.top_class == scores.teacher[one.index]) for one in sent]
+    # The teacher agrees with itself: while it answers alone there is no student to show.
+    agrees = [
+        float("nan")
+        if one.error or one.version == TEACHER_VERSION
+        else float(one.top_class == scores.teacher[one.index])
+        for one in sent
+    ]
     frozen = [
         float("nan") if top < 0 else float(top == teacher)
         for top, teacher in zip(scores.frozen, scores.teacher, strict=True)
     ]
     figure = Figure(figsize=(11, 5.2), dpi=120)
     axes = figure.subplots()
-    axes.plot(rolling(agrees, WINDOW), color=SERVICE, linewidth=2, label="everstill: the version that served")
-    tail = range(drift, len(frozen))
+    axes.plot(rolling(agrees, WINDOW, FEWEST), color=SERVICE, linewidth=2, label="everstill: the version that served")
     axes.plot(
-        tail,
-        rolling(frozen[drift:], WINDOW),
+        range(drift, len(frozen)),
+        rolling(frozen[drift:], WINDOW, FEWEST),
         color=FROZEN,
         linewidth=2,
         linestyle="--",
@@ -36,6 +43,10 @@ def plot(
     )
     axes.axvline(drift, color=DRIFT, linewidth=1.5, linestyle=":")
     axes.annotate("drift", (drift, 1.03), ha="center", color=DRIFT, annotation_clip=False)
+    if versions and versions[0]["first_request"]:
+        axes.annotate(
+            "the teacher\nanswers", (versions[0]["first_request"] / 2, 0.9), ha="center", fontsize=8, color=DRIFT
+        )
     level = 0
     for version in versions:
         first = version["first_request"]

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from everstill.demo.score import Scores, Sent, agreement, latencies
+from everstill.demo.score import TEACHER_VERSION, Scores, Sent, agreement, latencies
 from everstill.demo.watch import View
 from registry.bundle import version_of
 from registry.ledger import Line
 
-#: What answers say while the teacher gives them.
-TEACHER_VERSION = "teacher"
 #: A failed request this close to a swap is put down to it, in seconds.
 NEAR_SWAP_S = 1.0
 
@@ -61,7 +59,7 @@ def build(
         "inconclusive": kinds.count("inconclusive"),
         "versions": versions,
         "agreement": agreement(sent, scores, drift, first_student),
-        "latency_ms": latencies(sent, scores, TEACHER_VERSION),
+        "latency_ms": latencies(sent, scores),
         "swap": {
             "count": len(swaps),
             "failed_requests": sum(any(abs(one.time_s - at) <= NEAR_SWAP_S for at in swaps) for one in failed),
@@ -84,23 +82,43 @@ def summarise(report: dict[str, Any]) -> str:
     """Return what happened, in words and with intervals; nothing is said that the report doesn't hold."""
     parts = report["agreement"]
     end, frozen = parts["end"], parts["frozen_end"]
-    sentences = [
-        f"{report['requests']:,} requests were sent, {report['failed_requests']} failed.",
-        f"The first student took over at request {report['first_student_request']:,}; before the drift it agreed with the teacher "
-        f"on {_share(parts['before_drift'])} of requests.",
-        f"At request {report['drift_at_request']:,} the inputs changed: agreement fell to {_share(parts['after_drift'])} over the next "
-        f"{parts['after_drift']['num']} requests.",
-        f"The gate promoted {report['promotions']} candidates, rejected {report['rejections']} and found {report['inconclusive']} "
-        f"inconclusive; {report['swap']['failed_requests']} requests failed near a swap.",
+    sentences = [f"{report['requests']:,} requests were sent, {report['failed_requests']:,} failed."]
+    if report["first_student_request"] < report["requests"]:
+        sentences.append(
+            f"The first student took over at request {report['first_student_request']:,}; in the second half of the time before the "
+            f"drift it agreed with the teacher on {_share(parts['before_drift'])} of requests."
+        )
+    else:
+        sentences.append("No student took over: the teacher answered all along.")
+    sentences += [
+        f"At request {report['drift_at_request']:,} the inputs changed: over the next {parts['after_drift']['num']} answers of the "
+        f"student agreement was {_share(parts['after_drift'])}.",
+        f"The gate promoted {_count(report['promotions'], 'candidate')}, rejected {report['rejections']} and found "
+        f"{report['inconclusive']} inconclusive; {_count(report['swap']['failed_requests'], 'request')} failed near a swap.",
         f"Over the last quarter the service agreed on {_share(end)}; the student that served at the drift, left as it was, would have "
         f"agreed on {_share(frozen)} of the same requests.",
         f"The service asked the teacher about {report['teacher_calls']:,} rows, {report['teacher_calls_ratio']:.1%} of requests, first "
-        f"version, trials and retries included. Afterwards this demo's client asked it about every request, only to score: those "
-        f"{report['scoring_teacher_calls']:,} calls are not counted.",
+        f"version, trials and retries included"
+        + (f"; {_count(report['samples_dropped'], 'sample')} had to be dropped." if report["samples_dropped"] else "."),
+        f"Afterwards this demo's client asked it about every request, only to score: those {report['scoring_teacher_calls']:,} calls "
+        "are not counted.",
     ]
-    if end["estimate"] is not None and frozen["estimate"] is not None and end["low"] <= frozen["high"]:
-        sentences.append("On this run the two can't be told apart: their intervals overlap.")
+    if end["estimate"] is not None and frozen["estimate"] is not None:
+        if end["high"] < frozen["low"]:
+            sentences.append("On this run learning did harm: the frozen student was better.")
+        elif end["low"] <= frozen["high"]:
+            sentences.append("On this run the two can't be told apart: their intervals overlap.")
     return " ".join(sentences)
+
+
+def title(report: dict[str, Any]) -> str:
+    """Return the picture's title."""
+    asked = f"{report['teacher_calls_ratio']:.0%} of requests asked of the teacher"
+    return f"everstill demo: {_count(report['promotions'], 'promotion')}, {asked}"
+
+
+def _count(num: int, noun: str) -> str:
+    return f"{num:,} {noun}" + ("" if num == 1 else "s")
 
 
 def _share(estimate: dict[str, Any]) -> str:

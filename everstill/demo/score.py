@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 Z_95 = 1.959964
+#: What answers say while the teacher gives them, before the first version; they count for no stretch.
+TEACHER_VERSION = "teacher"
 #: Requests right after the drift.
 AFTER_DRIFT = 200
 
@@ -48,7 +50,7 @@ def wilson(agreeing: int, num: int) -> dict[str, float | int | None]:
 
 
 def agreement(sent: Sequence[Sent], scores: Scores, drift: int, first_student: int) -> dict[str, Any]:
-    """Return the agreement of the stretches that the report names.
+    """Return the agreement of the stretches that the report names, of the student's answers only.
 
     Args:
         drift: index of the first request after the drift.
@@ -56,7 +58,7 @@ def agreement(sent: Sequence[Sent], scores: Scores, drift: int, first_student: i
     """
     num = len(sent)
     last_quarter = range(num - num // 4, num)
-    answered = [one for one in sent if not one.error]
+    answered = [one for one in sent if not one.error and one.version != TEACHER_VERSION]
 
     def served(indices: range) -> dict[str, Any]:
         rows = [one.top_class == scores.teacher[one.index] for one in answered if one.index in indices]
@@ -72,9 +74,9 @@ def agreement(sent: Sequence[Sent], scores: Scores, drift: int, first_student: i
     }
 
 
-def latencies(sent: Sequence[Sent], scores: Scores, teacher_version: str) -> dict[str, float | None]:
+def latencies(sent: Sequence[Sent], scores: Scores) -> dict[str, float | None]:
     """Return percentiles in milliseconds: of the student as callers saw it, of the teacher as the scoring client saw it."""
-    student = [one.latency_s for one in sent if not one.error and one.version != teacher_version]
+    student = [one.latency_s for one in sent if not one.error and one.version != TEACHER_VERSION]
     return {
         "student_p50": _percentile_ms(student, 50),
         "student_p99": _percentile_ms(student, 99),
@@ -87,8 +89,10 @@ def _percentile_ms(seconds: Sequence[float], q: float) -> float | None:
     return float(np.percentile(np.asarray(seconds), q) * 1e3) if len(seconds) else None
 
 
-def rolling(values: Sequence[float], window: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Return the mean of the newest `window` values at each place; NaN values are left out."""
+def rolling(
+    values: Sequence[float], window: int, fewest: int = 1
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Return the mean of the newest `window` values at each place, NaN values left out; NaN where fewer than `fewest` are known."""
     array = np.asarray(values, float)
     known = np.cumsum(~np.isnan(array))
     summed = np.cumsum(np.nan_to_num(array))
@@ -96,4 +100,4 @@ def rolling(values: Sequence[float], window: int) -> "np.ndarray[tuple[int, ...]
     counts = known - np.where(before >= 0, known[before], 0)
     sums = summed - np.where(before >= 0, summed[before], 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, sums / counts, np.nan)
+        return np.where(counts >= max(1, fewest), sums / counts, np.nan)

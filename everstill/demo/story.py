@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +38,8 @@ SUMMARY_FILE, PICTURE_FILE, LOG_FOLDER = "summary.json", "agreement.png", "logs"
 OWN = (CONFIG_FILE, "registry", "cache", "capture", LOG_FOLDER, SUMMARY_FILE, PICTURE_FILE)
 RECENT = 200
 LOOK_INTERVAL_S = 1.0
+#: The mirror is done when nothing waits and no teacher call was counted for QUIET_S; it has SETTLE_S, both in seconds.
+QUIET_S, SETTLE_S = 1.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +60,13 @@ def run(plan: Plan) -> dict[str, Any]:
         EverstillError: something was missing or ended early; every process is stopped by then.
     """
     start = time.monotonic()
-    with _own_folder(plan.folder), Display() as display:
+    with _own_folder(plan.folder), Display() as display, _said_when_interrupted(display):
         display.say("gathering real files of this Python, and making others from them")
         drift = int(plan.num_requests * plan.drift_share)
-        inputs = corpus.gather(drift, plan.num_requests - drift, plan.seed)
+        progress = display.progress()
+        inputs = corpus.gather(
+            drift, plan.num_requests - drift, plan.seed, lambda what, count: progress(f"{count:,} {what}")
+        )
         features = [item.features for item in inputs.items]
         display.say(f"  {len(features):,} different inputs; the drift comes at request {inputs.drift:,}")
         with Stack(plan.folder) as stack:
@@ -68,8 +74,8 @@ def run(plan: Plan) -> dict[str, Any]:
             store = open_store(settings.registry.url)
             watch = Watch(store, settings.model.name, settings.gateway.id)
             sent = _send(stack, watch, settings, features, inputs.drift, plan, display)
-            stack.stop("gateway")  # it drains: the last samples are published and counted
-            view = watch.look()
+            _settle(watch)
+            stack.stop("gateway")
             stack.stop("loop")
             view = watch.look()
             frozen_version = next((one.version for one in reversed(sent[: inputs.drift]) if not one.error), "")
@@ -80,12 +86,31 @@ def run(plan: Plan) -> dict[str, Any]:
             sent, scores, inputs.drift, view, frozen_version=frozen_version, wall_s=time.monotonic() - start
         )
         (plan.folder / SUMMARY_FILE).write_text(json.dumps(body, indent=1))
-        title = f"everstill demo: {body['promotions']} promotions, {body['teacher_calls_ratio']:.0%} of requests asked of the teacher"
-        plot.plot(plan.folder / PICTURE_FILE, sent, scores, inputs.drift, body["versions"], title)
+        plot.plot(plan.folder / PICTURE_FILE, sent, scores, inputs.drift, body["versions"], report.title(body))
         display.say(
             f"\n{report.summarise(body)}\n\nreport: {plan.folder / SUMMARY_FILE}\npicture: {plan.folder / PICTURE_FILE}"
         )
     return body
+
+
+@contextlib.contextmanager
+def _said_when_interrupted(display: Display) -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the demo as Ctrl-C does: everything is stopped, and that is said."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        display.say("interrupted: every process was stopped")
+        raise
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -194,6 +219,17 @@ def _send(
     return send_all(address, settings.model.name, features, plan.requests_per_s, on_sent=note, keep_going=show)
 
 
+def _settle(watch: Watch) -> None:
+    """Wait until the mirror has asked about the last samples, so that the count of teacher calls misses none."""
+    end = time.monotonic() + SETTLE_S
+    quiet_since, counted = time.monotonic(), -1
+    while time.monotonic() < min(end, quiet_since + QUIET_S):
+        view = watch.look()
+        if view.waiting_bytes or view.teacher_calls != counted:
+            quiet_since, counted = time.monotonic(), view.teacher_calls
+        time.sleep(0.1)
+
+
 def _score(
     stack: Stack,
     store: ObjectStore,
@@ -208,7 +244,15 @@ def _score(
     """Ask the teacher about every request, and the student that served at the drift about those after it."""
     display.say("scoring: asking the teacher about every request (not counted as calls of the service)")
     output = settings.teacher.output
-    teacher, latencies = ask_each(teacher_address, settings.teacher.model, output, features, lambda _: None)
+    progress = display.progress()
+
+    def count(num: int, of: int, who: str) -> None:
+        if num % 100 == 0 or num == of:
+            progress(f"{num:,} of {of:,} answered by {who}")
+
+    teacher, latencies = ask_each(
+        teacher_address, settings.teacher.model, output, features, lambda num: count(num, len(features), "the teacher")
+    )
     frozen = [-1] * len(features)
     digest = (
         next((line.digest for line in lines if line.digest.startswith(frozen_version)), None)
@@ -224,5 +268,8 @@ def _score(
         }
         server = stack.start("frozen-student", ["serving.app", "teacher"], environment)
         address = stack.started_event(server)["address"]
-        frozen[drift:], _ = ask_each(address, "frozen", settings.model.output, features[drift:], lambda _: None)
+        after = features[drift:]
+        frozen[drift:], _ = ask_each(
+            address, "frozen", settings.model.output, after, lambda num: count(num, len(after), "the frozen student")
+        )
     return Scores(teacher, frozen, latencies)

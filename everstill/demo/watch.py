@@ -14,6 +14,7 @@ from registry.store import ObjectStore
 TEACHER_ROWS = "everstill_shadow_teacher_rows_total"
 PASS_THROUGH_ROWS = "everstill_gateway_pass_through_rows_total"
 DROPPED = "everstill_shadow_dropped_total"
+WAITING_BYTES = ("everstill_shadow_ring_bytes", "everstill_shadow_spool_bytes")
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)$")
 
 
@@ -26,6 +27,8 @@ class View:
     lines: list[Line] = dataclasses.field(default_factory=list)
     teacher_calls: int = 0
     dropped: int = 0
+    #: What waits in ring and spool.
+    waiting_bytes: int = 0
 
 
 class Watch:
@@ -51,6 +54,7 @@ class Watch:
             self.view.teacher_calls = (
                 int(counters.get(TEACHER_ROWS, 0) + counters.get(PASS_THROUGH_ROWS, 0)) or self.view.teacher_calls
             )
+            self.view.waiting_bytes = int(sum(counters.get(name, 0) for name in WAITING_BYTES))
             self.view.dropped = int(counters.get(DROPPED, 0)) or self.view.dropped
         return self.view
 
