@@ -2,6 +2,7 @@
 
 import io
 import math
+import pathlib
 import time
 from typing import Any
 
@@ -9,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from everstill.config import EverstillSettings
-from protos.errors import EverstillError
+from protos.errors import EverstillError, UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger
 from registry.pointers import Pointers
 from registry.status import read_statuses
-from registry.store import NotFound, open_store
+from registry.store import NotFound, ObjectStore, open_store
 
 #: A process that was silent for longer is said to be.
 SILENT_S = 15.0
@@ -22,7 +23,7 @@ SILENT_S = 15.0
 
 def status(settings: EverstillSettings) -> dict[str, Any]:
     """Return the pointers and every process's own status, with its age in seconds."""
-    store, model = open_store(settings.registry.url), settings.model.name
+    store, model = _existing_store(settings), settings.model.name
     pointers = Pointers(store, model)
     live, trial = pointers.live(), pointers.trial()
     processes = read_statuses(store, model)
@@ -38,7 +39,7 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
 
 def versions(settings: EverstillSettings) -> dict[str, Any]:
     """Return every ledger line, oldest first; raises LedgerError where the chain is broken."""
-    ledger = Ledger(open_store(settings.registry.url), settings.model.name)
+    ledger = Ledger(_existing_store(settings), settings.model.name)
     num_lines = ledger.verify()
     return {
         "model": settings.model.name,
@@ -53,7 +54,7 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
     Raises:
         EverstillError: no version, or more than one, begins like this.
     """
-    store = open_store(settings.registry.url)
+    store = _existing_store(settings)
     lines = Ledger(store, settings.model.name).lines()
     digests = sorted({line.digest for line in lines if line.digest.startswith(version)})
     if len(digests) != 1:
@@ -73,6 +74,17 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
         "manifest": manifest,
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
+
+
+def _existing_store(settings: EverstillSettings) -> ObjectStore:
+    """Open the registry to look at it: unlike a process that works, looking makes no folder."""
+    url = settings.registry.url
+    if "://" not in url and not pathlib.Path(url).is_dir():
+        raise UnavailableError(
+            f"there is no registry at {url}",
+            fix="Name the service's configuration with --config, or start a gateway or a loop first",
+        )
+    return open_store(url)
 
 
 def render_status(body: dict[str, Any]) -> str:
