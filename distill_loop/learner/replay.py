@@ -1,8 +1,8 @@
 """Replay: which pairs a batch is made of - half of them the newest, half from a class-balanced memory.
 
 Decides what is remembered and what is forgotten (measured: this mix beats newest only, which forgets, and uniform memory, which
-is slow; docs/architecture.md). Both are bounded; pairs of an old teacher version are dropped. Its choices come from a seeded
-generator of its own, so that a restart from a checkpoint goes on identically. One thread.
+is slow; docs/architecture.md). Both are bounded; what an older teacher version said is never mixed with what a newer one says.
+Its choices come from a seeded generator of its own, so that a restart from a checkpoint goes on identically. One thread.
 """
 
 import collections
@@ -16,9 +16,11 @@ from protos.tensors import Array
 
 
 class Replay:
-    """Args:
-    ring_pairs: newest pairs kept for the recency half.
-    memory_bytes: bound of the class-balanced memory.
+    """The newest pairs, and a memory in which no class crowds out another.
+
+    Args:
+        ring_pairs: newest pairs kept for the recency half.
+        memory_bytes: bound of the class-balanced memory; the ring's pairs are the same objects until the memory forgets them.
     """
 
     def __init__(self, *, ring_pairs: int, memory_bytes: int, seed: int) -> None:
@@ -26,7 +28,6 @@ class Replay:
         self._classes: dict[int, list[TrainingPair]] = {}
         self._memory_bytes = memory_bytes
         self._used_bytes = 0
-        self._teacher_version = ""
         self._random = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -44,11 +45,6 @@ class Replay:
 
     def add(self, pair: TrainingPair) -> None:
         """Remember a pair; where the memory is full, a random pair of its largest class is forgotten."""
-        if pair.teacher_version != self._teacher_version:
-            self._ring.clear()
-            self._classes.clear()
-            self._used_bytes = 0
-            self._teacher_version = pair.teacher_version
         self._ring.append(pair)
         self._classes.setdefault(pair.teacher_class, []).append(pair)
         self._used_bytes += pair.num_bytes
@@ -59,6 +55,12 @@ class Replay:
             self._used_bytes -= forgotten.num_bytes
             if not pairs:
                 del self._classes[largest]
+
+    def clear(self) -> None:
+        """Forget every pair."""
+        self._ring.clear()
+        self._classes.clear()
+        self._used_bytes = 0
 
     def sample(self, batch_size: int) -> tuple[dict[str, Array], Array]:
         """Return a batch: inputs [batch, ...] by name and teacher probabilities float32 [batch, classes].
@@ -86,7 +88,6 @@ class Replay:
             "pairs": pack_pairs(pairs),
             "ring": [place[id(pair)] for pair in self._ring],
             "classes": {label: [place[id(pair)] for pair in self._classes[label]] for label in labels},
-            "teacher_version": self._teacher_version,
             "random": self._random.bit_generator.state,
         }
 
@@ -97,12 +98,14 @@ class Replay:
         self._ring.extend(pairs[place] for place in state["ring"])
         self._classes = {label: [pairs[place] for place in places] for label, places in state["classes"].items()}
         self._used_bytes = sum(pair.num_bytes for pairs in self._classes.values() for pair in pairs)
-        self._teacher_version = state["teacher_version"]
         self._random.bit_generator.state = state["random"]
 
 
 def pack_pairs(pairs: list[TrainingPair]) -> dict[str, Any]:
-    """Return pairs as a few tensors (torch has no unsigned types of every width, so inputs travel as bytes)."""
+    """Return pairs, whose inputs agree in name, type and shape, as a few tensors.
+
+    Inputs travel as bytes: torch has no unsigned types of every width.
+    """
     if not pairs:
         return {"num": 0}
     inputs = {}
@@ -125,7 +128,7 @@ def pack_pairs(pairs: list[TrainingPair]) -> dict[str, Any]:
 
 
 def unpack_pairs(packed: dict[str, Any]) -> list[TrainingPair]:
-    """Return the pairs that `pack_pairs` packed."""
+    """Return the pairs that `pack_pairs` packed; each owns its bytes, so that forgetting one frees them."""
     if not packed["num"]:
         return []
     arrays = {
@@ -137,8 +140,8 @@ def unpack_pairs(packed: dict[str, Any]) -> list[TrainingPair]:
         TrainingPair(
             packed["record_ids"][row],
             packed["input_keys"][row],
-            {name: array[row : row + 1] for name, array in arrays.items()},
-            teacher[row],
+            {name: array[row : row + 1].copy() for name, array in arrays.items()},
+            teacher[row].copy(),
             packed["times"][row],
             packed["teacher_versions"][row],
         )

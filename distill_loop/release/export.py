@@ -7,6 +7,7 @@ replace its weights by name, which gives the same file otherwise. One thread.
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,10 @@ class Exporter:
         """Write weights into the graph by name; False where the graph has folded one away and must be traced again."""
         assert self._template is not None
         initializers = {one.name: one for one in self._template.graph.initializer}
-        if not weights.keys() <= initializers.keys():
+        if any(
+            name not in initializers or tuple(initializers[name].dims) != weight.shape
+            for name, weight in weights.items()
+        ):
             return False
         for name, weight in weights.items():
             initializers[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight), name))
@@ -88,8 +92,10 @@ def _strip(model: onnx.ModelProto) -> None:
     graph = model.graph
     graph.doc_string = ""
     graph.name = "student"
-    for parts in ([graph], graph.node, graph.input, graph.output, graph.value_info, graph.initializer, model.functions):
-        for part in parts:
-            part.doc_string = ""
-            del part.metadata_props[:]
     del graph.value_info[:]
+    function_nodes = [node for function in model.functions for node in function.node]
+    values = [*graph.input, *graph.output, *graph.initializer]
+    parts: list[Any] = [graph, *graph.node, *values, *model.functions, *function_nodes]
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
