@@ -20,6 +20,7 @@ from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 
 NUM_CLASSES = 3
+MAX_BATCH = 4
 
 
 def make_sample(
@@ -84,11 +85,12 @@ class FakeAnswer:
 class FakeTeacher:
     """Says class 2. Counts every row that it was asked about, in each attempt.
 
-    `away` and `refuses` make it fail; `failures` makes each ask fail that many attempts first; `too_wide` is a width that it
+    `shut` is an open breaker: no call is made. `away` and `refuses` make it fail; `failures` makes each ask fail that many attempts first; `too_wide` is a width that it
     never answers in time.
     """
 
     def __init__(self) -> None:
+        self.shut = False
         self.away = False
         self.refuses = False
         self.failures = 0
@@ -99,6 +101,8 @@ class FakeTeacher:
         """Answer as the test says."""
         rows = inputs["bytes"]
         attempts = 0
+        if self.shut:
+            raise AwayError(0)
         while before_attempt():
             attempts += 1
             self.asked += [int(first) for first in rows[:, 0]]
@@ -137,14 +141,20 @@ class FakeStream:
         return [row for message in self.of("trials") for row in records.TrialBatch.FromString(message.value).rows]
 
 
-class FillableSpool(Spool):
-    """A spool whose disk the test can fill."""
+class Disk:
+    """The disk of the spools, which the test can fill."""
 
-    disk_full = False
+    full = False
+
+
+class FillableSpool(Spool):
+    """A spool on such a disk."""
+
+    disk: Disk
 
     def append(self, payloads: list[bytes]) -> None:
         """Keep payloads, unless the disk is full."""
-        if self.disk_full and payloads:
+        if self.disk.full and payloads:
             raise UnavailableError("the disk is full")
         super().append(payloads)
 
@@ -153,37 +163,32 @@ class Shadow:
     """A mirror among fakes, with the worker's end of its ring."""
 
     def __init__(self, folder: pathlib.Path, *, spool_bytes: int = 2**20, report_interval_s: float = 1e9) -> None:
+        self._folder = folder
+        self._spool_bytes = spool_bytes
+        self._report_interval_s = report_interval_s
         rings.create(folder / "ring", 2**18)
-        self.ring_path = folder / "ring"
-        self.worker = Ring(self.ring_path)
+        self.worker = Ring(folder / "ring")
         self.teacher = FakeTeacher()
         self.stream = FakeStream()
+        self.disk = Disk()
         self.dropped: list[bytes] = []
-        self.waiting_teacher = self._spool(folder / "teacher", spool_bytes)
-        self.waiting_stream = self._spool(folder / "stream", spool_bytes)
-        self.budget_of(max_calls_per_s=1e6)
-        self._report_interval_s = report_interval_s
-        self.mirror = self.restart()
+        self.restart()
 
-    def budget_of(self, **values: float) -> None:
-        """Set the budget of the next (re)start; time stands still for it."""
-        self.teacher_settings = TeacherSection.model_validate(values)
-
-    def restart(self) -> Mirror:
-        """Start a mirror with the present settings on the same ring, spools, teacher and stream."""
-        self.ring = Ring(self.ring_path)
-        budget = Budget(self.teacher_settings, self.ring, clock=lambda: 0.0)
-        identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, 4, self._report_interval_s)
+    def restart(self, **budget: float) -> None:
+        """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
+        self.ring = Ring(self._folder / "ring")
+        self.waiting_teacher, self.waiting_stream = self._spool("teacher"), self._spool("stream")
+        settings = TeacherSection.model_validate({"max_calls_per_s": 1e6, "budget_burst": 1_000_000, **budget})
+        identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s)
         self.mirror = Mirror(
             identity,
             self.ring,
-            budget,
+            Budget(settings, self.ring, clock=lambda: 0.0),
             self.teacher,
             self.stream,
             waiting_teacher=self.waiting_teacher,
             waiting_stream=self.waiting_stream,
         )
-        return self.mirror
 
     def hand_over(self, samples: list[records.Sample]) -> list[bytes]:
         """Put samples into the ring and return their ids."""
@@ -199,10 +204,12 @@ class Shadow:
                 return
         raise AssertionError("the mirror never came to rest")
 
-    def _spool(self, folder: pathlib.Path, max_bytes: int) -> FillableSpool:
-        return FillableSpool(
-            folder,
-            max_bytes=max_bytes,
+    def _spool(self, name: str) -> FillableSpool:
+        spool = FillableSpool(
+            self._folder / name,
+            max_bytes=self._spool_bytes,
             retention_s=1e9,
             on_dropped=lambda payloads, reason: self.dropped.extend(payloads),
         )
+        spool.disk = self.disk
+        return spool

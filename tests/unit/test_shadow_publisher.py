@@ -1,0 +1,130 @@
+"""The embedded stream's writer: offsets without gaps, all or none, and an error that says to keep the messages."""
+
+import contextlib
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos.embedded_stream import connect
+from serving.shadow import publisher as publishers
+from serving.shadow.publisher import EmbeddedPublisher, Message, StreamUnavailable
+
+MESSAGES = st.builds(
+    Message,
+    topic=st.sampled_from(["everstill.m.pairs", "everstill.m.reports"]),
+    partition=st.integers(0, 3),
+    value=st.binary(max_size=20),
+    num_records=st.integers(0, 9),
+)
+
+
+def read(path: pathlib.Path) -> list[tuple[str, int, int, bytes]]:
+    """Return every message as (topic, partition, offset, value)."""
+    with contextlib.closing(connect(path)) as connection:
+        return connection.execute("SELECT topic, partition, offset, value FROM message").fetchall()
+
+
+@given(MESSAGES)
+def test_a_message_comes_out_of_the_spool_as_it_went_in(message: Message) -> None:
+    assert Message.from_spool(message.to_spool()) == message
+
+
+def test_a_report_holds_no_rows() -> None:
+    assert Message("everstill.m.pairs", 0, b"", 7).num_rows == 7
+    assert Message("everstill.m.reports", 0, b"", 1).num_rows == 0
+
+
+def test_offsets_count_up_in_each_partition(tmp_path: pathlib.Path) -> None:
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+
+    publisher.publish([Message("t", 0, b"a"), Message("t", 1, b"b"), Message("t", 0, b"c"), Message("u", 0, b"d")])
+    publisher.close()
+    publisher.publish([Message("t", 0, b"e")])
+
+    assert sorted(read(tmp_path / "s.sqlite")) == [
+        ("t", 0, 0, b"a"),
+        ("t", 0, 1, b"c"),
+        ("t", 0, 2, b"e"),
+        ("t", 1, 0, b"b"),
+        ("u", 0, 0, b"d"),
+    ]
+    publisher.close()
+
+
+def test_a_lot_that_fails_in_the_middle_leaves_nothing_and_no_gap(tmp_path: pathlib.Path) -> None:
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+
+    with pytest.raises(StreamUnavailable):
+        publisher.publish([Message("t", 0, b"a"), Message("t", 0, None)])  # type: ignore[arg-type]
+    publisher.publish([Message("t", 0, b"b")])
+
+    assert read(tmp_path / "s.sqlite") == [("t", 0, 0, b"b")]
+    publisher.close()
+
+
+def test_a_locked_stream_is_away_and_takes_messages_later(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishers, "connect", lambda path: connect(path, timeout_s=0.01))
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    publisher.publish([Message("t", 0, b"a")])
+    with contextlib.closing(connect(tmp_path / "s.sqlite")) as locker:
+        locker.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(StreamUnavailable, match="took nothing"):
+            publisher.publish([Message("t", 0, b"b")])
+        locker.execute("ROLLBACK")
+
+    publisher.publish([Message("t", 0, b"b")])
+    assert [row[2:] for row in read(tmp_path / "s.sqlite")] == [(0, b"a"), (1, b"b")]
+    publisher.close()
+
+
+@pytest.mark.parametrize("damage", ["no database", "a folder"])
+def test_a_file_that_is_no_stream_is_said_in_a_sentence(tmp_path: pathlib.Path, damage: str) -> None:
+    path = tmp_path / "s.sqlite"
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"this is not a database" * 100)
+
+    with pytest.raises(StreamUnavailable, match="took nothing"):
+        EmbeddedPublisher(path, retention_s=1e6).publish([Message("t", 0, b"a")])
+
+
+def test_messages_past_their_retention_go_and_offsets_go_on(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "s.sqlite"
+    publish(path, b"old")
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE message SET time_unix_ns = 0")
+
+    publish(path, b"new")
+
+    assert read(path) == [("t", 0, 1, b"new")]
+
+
+def test_the_file_is_its_owners_only(tmp_path: pathlib.Path) -> None:
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    publisher.publish([])
+
+    assert (tmp_path / "s.sqlite").stat().st_mode & 0o077 == 0
+    publisher.close()
+
+
+def test_a_second_writer_continues_the_same_offsets(tmp_path: pathlib.Path) -> None:
+    one, other = (EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6) for _ in range(2))
+
+    for number in range(6):
+        (one, other)[number % 2].publish([Message("t", 0, bytes([number]))])
+
+    assert [row[2:] for row in read(tmp_path / "s.sqlite")] == [(number, bytes([number])) for number in range(6)]
+    one.close()
+    other.close()
+
+
+def publish(path: pathlib.Path, value: bytes) -> None:
+    """Publish one message from a process that ends afterwards."""
+    with contextlib.closing(EmbeddedPublisher(path, retention_s=1e6)) as publisher:
+        publisher.publish([Message("t", 0, value)])
