@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 an error without a class of its own, 2 configuration or us
 a folder, disk space, a service), 5 somebody else was first, 130 interrupted.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,11 +15,13 @@ import typer
 
 from everstill import inspect
 from everstill.config import EverstillSettings
-from protos.errors import EverstillError
+from protos.errors import EverstillError, UnavailableError
 from registry.config import load
 
 DEFAULT_CONFIG = pathlib.Path("everstill.toml")
 INTERRUPTED = 130
+#: Packages of the demo, its gateway and its loop that the core does without.
+DEMO_NEEDS = ("magika", "matplotlib", "onnxruntime", "onnxscript", "prometheus_client", "torch")
 
 app = typer.Typer(
     add_completion=False,
@@ -61,6 +64,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the inputs' choice and order.")] = 0,
 ) -> None:
     """Show the whole loop on this machine: real teacher, real inputs, a drift, gated swaps. Takes under five minutes."""
+    missing = [name for name in DEMO_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnavailableError(f"the demo needs {', '.join(missing)}", fix="Install everstill[serving,loop,demo]")
     from everstill.demo import story  # its plot needs matplotlib, which only this command has
 
     plan = story.Plan(folder.absolute(), requests, requests_per_s, drift_share, seed)

@@ -25,7 +25,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the gate's answer; returns 0, whatever the verdict, or 2 where the counters are impossible."""
-    parser = _Parser(prog="everstill gate", description="What the gate says of a trial's counters.")
+    parser = _Parser(
+        prog="everstill gate",
+        description="What the gate says of a trial's counters.",
+        epilog="Example: everstill gate --wins 60 --losses 30 --total 3000 --json",
+    )
     parser.add_argument(
         "--wins", type=int, required=True, help="requests on which only the candidate agreed with the teacher"
     )
