@@ -61,7 +61,7 @@ class LoopProcess:
             settings.stream.path, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions}
         )
         dedupe = Dedupe(settings.loop.dedupe_records)
-        office = ReleaseOffice(
+        self._office = office = ReleaseOffice(
             store,
             model,
             settings.release,
@@ -109,6 +109,7 @@ class LoopProcess:
         Raises:
             LeaseLost, ConflictError: another loop took over. FormatError: the checkpoint can't be read.
         """
+        self._office.prepare(self._learner.net)
         self._loop.start()
         interrupted = False
         while not stopping.is_set():

@@ -56,6 +56,10 @@ class ReleaseOffice:
         self._artifacts: dict[str, Artifact] = {}
         self._log = structlog.get_logger()
 
+    def prepare(self, net: nn.Module) -> None:
+        """Trace the student's graph now (seconds), so that no later cut makes callers of the teacher or a verdict wait."""
+        self._exporter.export(net)
+
     def cut(
         self, net: nn.Module, rows: dict[str, Array], torch_logits_BC: Array, origin: Origin
     ) -> tuple[str | None, Precheck]:
