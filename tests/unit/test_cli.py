@@ -1,29 +1,48 @@
 """The command line: help with examples, JSON for scripts, one line and an exit code for errors."""
 
+import contextlib
+import dataclasses
+import io
 import json
+import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
 
+from everstill import cli
 from registry.ledger import Ledger
-from registry.pointers import Live, Pointers
+from registry.pointers import Live, Pointers, Trial
 from registry.status import write_status
 from registry.store import open_store
+from tests.support import everstill_command
 from tests.support.students import publish_student
 
 COMMANDS = ["demo", "gateway", "teacher", "loop", "status", "versions", "show", "gate", "config"]
 
 
-def everstill(*arguments: str, cwd: pathlib.Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", "from everstill.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=60,
-    )
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def everstill(*arguments: str, cwd: pathlib.Path) -> Done:
+    """Run a command inside this process."""
+    output, errors, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["everstill", *arguments]
+    code: int | str | None = 0
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            cli.main()
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.argv = before
+    return Done(int(code or 0), output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture
@@ -134,10 +153,22 @@ def test_secrets_are_masked(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_gate_answers_as_json(tmp_path: pathlib.Path) -> None:
-    done = everstill("gate", "--wins", "100", "--losses", "50", "--total", "3000", "--json", cwd=tmp_path)
+    counters = ("--wins", "100", "--losses", "50", "--total", "3000", "--json")
+
+    done = everstill_command.run(tmp_path, "gate", *counters)
 
     assert json.loads(done.stdout)["verdict"] == "PASS"
-    assert everstill("gate", "--wins", "9", "--losses", "9", "--total", "3", cwd=tmp_path).returncode == 2
+
+
+def test_impossible_counters_are_one_line(tmp_path: pathlib.Path) -> None:
+    done = everstill_command.run(tmp_path, "gate", "--wins", "9", "--losses", "9", "--total", "3")
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_gate_s_help_has_an_example(tmp_path: pathlib.Path) -> None:
+    assert "Example: everstill gate --wins" in everstill_command.run(tmp_path, "gate", "--help").stdout
 
 
 def test_a_folder_that_can_not_be_made_is_one_line(tmp_path: pathlib.Path) -> None:
@@ -149,3 +180,92 @@ def test_a_folder_that_can_not_be_made_is_one_line(tmp_path: pathlib.Path) -> No
     assert done.returncode == 4
     assert "registry" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "versions", "show"])
+def test_looking_where_there_is_no_registry_makes_none(command: str, tmp_path: pathlib.Path) -> None:
+    done = everstill(command, *(["abc"] if command == "show" else []), cwd=tmp_path)
+
+    assert done.returncode == 4
+    assert "there is no registry at" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_not_there_is_one_line(tmp_path: pathlib.Path) -> None:
+    done = everstill("loop", "--config", "nowhere.toml", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("everstill: cannot read nowhere.toml")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_usage_has_a_code_of_its_own(tmp_path: pathlib.Path) -> None:
+    assert everstill("demo", "--requests", "few", cwd=tmp_path).returncode == 2
+    assert everstill("promote", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("gateway", ["serving.app", "gateway"]), ("teacher", ["serving.app", "teacher"]), ("loop", ["distill_loop.app"])],
+)
+def test_what_runs_for_long_becomes_its_room_s_process(
+    command: str, module: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append(arguments))
+    (tmp_path / "everstill.toml").write_text("")
+
+    everstill(command, cwd=tmp_path)
+
+    assert became == [[sys.executable, "-m", *module, "--config", "everstill.toml"]]
+
+
+def test_the_demo_names_the_packages_that_it_misses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "DEMO_NEEDS", ("numpy", "no_such_package"))
+
+    done = everstill("demo", cwd=tmp_path)
+
+    assert done.returncode == 4
+    assert done.stderr == "everstill: the demo needs no_such_package. Install everstill[serving,loop,demo]\n"
+
+
+def test_a_version_whose_bundle_is_gone_still_has_its_lines(folder: pathlib.Path) -> None:
+    version = json.loads(everstill("status", "--json", cwd=folder).stdout)["live"]
+    for path in folder.glob(f"registry/bundles/{version}*/*"):
+        path.unlink()
+
+    body = json.loads(everstill("show", version, "--json", cwd=folder).stdout)
+
+    assert body["manifest"] is None
+    assert len(body["lines"]) == 1
+
+
+def test_versions_show_the_evidence_and_what_was_needed(folder: pathlib.Path) -> None:
+    row = next(line for line in everstill("versions", cwd=folder).stdout.splitlines() if "promote" in line)
+
+    assert [cell.strip() for cell in row.strip("│").split("│")][4:] == ["20", "1", "90", "493", "100"]
+
+
+def test_status_says_who_stopped_who_is_silent_and_what_was_refused(folder: pathlib.Path) -> None:
+    store = open_store(str(folder / "registry"))
+    refused = [{"version": "c" * 12, "reason": "wrong_digest"}]
+    write_status(
+        store, "filetypes", "gateway-1", {"process": "gateway", "stopped": True, "live": None, "refused": refused}
+    )
+    old = folder / "registry/models/filetypes/status/loop.json"
+    old.write_text(json.dumps({**json.loads(old.read_text()), "time_unix_s": 0.0}))
+
+    text = everstill("status", cwd=folder).stdout
+
+    assert "gateway gateway-1: stopped, serving nothing" in text
+    assert "refused cccccccccccc: wrong_digest" in text
+    assert "loop loop: silent for" in text
+
+
+def test_status_names_the_trial(folder: pathlib.Path) -> None:
+    store = open_store(str(folder / "registry"))
+    trial = Trial(trial_id="t-2", incumbent="a" * 64, candidate="d" * 64, share=0.25, opened_unix_s=0.0)
+    Pointers(store, "filetypes").set_trial(trial)
+
+    assert "on trial: dddddddddddd, on 25% of requests" in everstill("status", cwd=folder).stdout

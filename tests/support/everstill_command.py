@@ -1,0 +1,64 @@
+"""The command `everstill` as a user starts it: a process of its own, in a folder of the test's."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from everstill.cli import main; main()"]
+
+
+def run(folder: pathlib.Path, *arguments: str, timeout_s: float = 60.0) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+class Running:
+    """A command that runs; `errors` is the file that its standard error goes to."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", errors: pathlib.Path, output: pathlib.Path) -> None:
+        self.process = process
+        self.errors = errors
+        self.output = output
+
+    def said(self, words: str) -> bool:
+        """Return whether it has said something; raises where it has ended."""
+        text = self.errors.read_text()
+        assert words in text or self.process.poll() is None, f"ended before it said {words!r}: {text[-2000:]}"
+        return words in text
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, *arguments: str) -> Iterator[Running]:
+    """Start a command in a session of its own; it is interrupted at the end where it still runs."""
+    errors, output = folder / "stderr.txt", folder / "stdout.txt"
+    with errors.open("wb") as error_file, output.open("wb") as output_file:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output_file,
+            stderr=error_file,
+            start_new_session=True,
+        )
+    try:
+        yield Running(process, errors, output)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
