@@ -128,6 +128,22 @@ def test_a_frame_of_a_producer_that_was_killed_before_the_commit_word_is_never_s
     assert consumer.gaps == 1
 
 
+def test_a_damaged_length_that_says_go_on_at_the_start_leads_no_further_than_what_was_written(
+    tmp_path: pathlib.Path,
+) -> None:
+    create(tmp_path / "ring", CAPACITY)
+    producer, consumer = Ring(tmp_path / "ring"), Ring(tmp_path / "ring")
+    producer.append(b"lost")
+    patch(tmp_path / "ring", HEADER_BYTES, b"\xff" * 4)
+
+    assert consumer.read(10) == []
+    consumer.advance()
+
+    assert consumer.pending_bytes == 0
+    assert producer.append(b"next")
+    assert consumer.read(10) == [(1, b"next")]
+
+
 def test_counters_survive_both_sides(tmp_path: pathlib.Path) -> None:
     create(tmp_path / "ring", CAPACITY)
     ring = Ring(tmp_path / "ring")
