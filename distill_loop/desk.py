@@ -126,7 +126,8 @@ class Desk:
         try:
             save()
         except UnavailableError:
-            self._progress.trial = None  # no pointer without a checkpoint that knows the trial
+            # No pointer without a checkpoint that knows the trial: cut again when the store is back.
+            self._progress.trial, self._progress.pairs_since_cut = None, self._release.cut_every_pairs
             raise
         self._office.pointers.set_trial(_pointer(identity))
         self._log.info("trial opened", trial_id=identity.trial_id, share=share, latency_ms=check.latency_ms)
