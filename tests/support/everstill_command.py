@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -12,10 +13,27 @@ ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from everstill.cli import main; main()"]
 
 
-def run(folder: pathlib.Path, *arguments: str, timeout_s: float = 60.0) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
+def run(
+    folder: pathlib.Path, *arguments: str, timeout_s: float = 60.0, largest_file_bytes: int | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end.
+
+    Args:
+        largest_file_bytes: writing beyond it fails, as on a full disk.
+    """
+
+    def limit() -> None:
+        if largest_file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=timeout_s
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        preexec_fn=limit,
     )
 
 
