@@ -9,7 +9,7 @@ import numpy as np
 from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
 from protos.records import ARM_TRIAL, ARM_UNIFORM, input_key, mint_record_id
-from protos.tensors import Array, to_record
+from protos.tensors import Array, from_record, to_record
 from serving.config import TeacherSection
 from serving.shadow import ring as rings
 from serving.shadow.budget import Budget
@@ -18,6 +18,7 @@ from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
+from serving.telemetry import MISSING
 
 NUM_CLASSES = 3
 MAX_BATCH = 4
@@ -213,3 +214,24 @@ class Shadow:
         )
         spool.disk = self.disk
         return spool
+
+
+def ids_of(shadow: Shadow) -> list[bytes]:
+    """Return the record ids of the published pairs, in order."""
+    return [pair.record_id for pair in shadow.stream.pairs()]
+
+
+def missing_rows() -> float:
+    """Return how many rows this process has counted as missing."""
+    (metric,) = MISSING.collect()
+    return sum(sample.value for sample in metric.samples if sample.name.endswith("_total"))
+
+
+def uniform(num: int, first: int = 0) -> list[records.Sample]:
+    """Return samples of the uniform arm."""
+    return [make_sample(number) for number in range(first, first + num)]
+
+
+def number_of(pair: records.LogitPair) -> int:
+    """Return the number that a pair's input was made from."""
+    return int(from_record(pair.inputs[0])[0, 0])

@@ -1,0 +1,118 @@
+"""The mirror's law: whatever happens in whatever order, every row is published, missing, or still waits."""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos import records_pb2 as records
+from serving.shadow.publisher import Message
+from tests.support.shadow import (
+    Shadow,
+    make_sample,
+    make_trial_sample,
+    missing_rows,
+    open_trial,
+)
+
+pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+# The law
+
+TOGGLES = ["teacher away", "teacher shut", "stream", "disk"]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("uniform"), st.integers(1, 12)),
+        st.tuples(st.just("trial"), st.integers(1, 6)),
+        st.tuples(st.sampled_from([*TOGGLES, "step", "kill"]), st.just(0)),
+    ),
+    max_size=30,
+)
+
+
+class Story:
+    """A mirror that lives through what hypothesis thinks of."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.shadow = Shadow(folder, spool_bytes=2**22)
+        self.next_input = 0
+        self.handed: list[bytes] = []
+        self.disagreements: set[bytes] = set()
+        self.kill()
+
+    def kill(self) -> None:
+        """Let another mirror take over, in the middle of the same trial."""
+        self.shadow.restart(budget_burst=30, budget_ratio=0.5)
+        self.shadow.mirror.set_trial(open_trial(differs=frozenset(range(0, 10_000, 2))))
+
+    def live(self, name: str, num: int) -> None:
+        """Let one thing happen."""
+        shadow = self.shadow
+        if name in ("uniform", "trial"):
+            make = make_sample if name == "uniform" else make_trial_sample
+            self.handed += shadow.hand_over([make(self.next_input + place) for place in range(num)])
+            self.next_input += num
+        elif name == "step":
+            shadow.mirror.step()
+        elif name == "kill":
+            self.kill()
+        else:
+            part, attribute = {
+                "teacher away": (shadow.teacher, "away"),
+                "teacher shut": (shadow.teacher, "shut"),
+                "stream": (shadow.stream, "away"),
+                "disk": (shadow.disk, "full"),
+            }[name]
+            setattr(part, attribute, not getattr(part, attribute))
+        assert len(shadow.teacher.asked) <= shadow.ring.teacher_rows <= 30 + 0.5 * shadow.ring.rows_seen
+
+    def heal(self) -> None:
+        """Let everything be there again, and the budget last."""
+        shadow = self.shadow
+        shadow.teacher.away = shadow.teacher.shut = shadow.stream.away = shadow.disk.full = False
+        shadow.worker.count_seen(10_000)
+        shadow.settle()
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        before = missing_rows()
+        story = Story(pathlib.Path(folder))
+
+        for name, num in steps:
+            story.live(name, num)
+        story.heal()
+
+        shadow, stream = story.shadow, story.shadow.stream
+        published = {pair.record_id for pair in stream.pairs()} | {row.record_id for row in stream.trial_rows()}
+        num_missing = missing_rows() - before
+        assert published <= set(story.handed)
+        assert len(story.handed) - len(published) <= num_missing
+        if ("kill", 0) not in steps:
+            assert len(story.handed) - len(published) == num_missing
+        if not {("kill", 0), ("disk", 0)} & set(steps):
+            assert len(stream.pairs()) == len({pair.record_id for pair in stream.pairs()})
+        assert shadow.ring.pending_bytes == shadow.waiting_teacher.num_bytes == shadow.waiting_stream.num_bytes == 0
+        assert shadow.ring.gaps == 0
+        assert settled_before_their_rows(stream.messages) == set()
+        disagreed = {row.record_id for row in stream.trial_rows() if not row.agree}
+        assert disagreed == {pair.record_id for pair in stream.pairs() if pair.HasField("trial")}
+
+
+def settled_before_their_rows(messages: list[Message]) -> set[bytes]:
+    """Return the records of a trial whose pair came before their row."""
+    rows: set[bytes] = set()
+    early = set()
+    for message in messages:
+        if message.topic.endswith(".trials"):
+            rows |= {row.record_id for row in records.TrialBatch.FromString(message.value).rows}
+        elif message.topic.endswith(".pairs"):
+            pairs = records.PairBatch.FromString(message.value).pairs
+            early |= {pair.record_id for pair in pairs if pair.HasField("trial") and pair.record_id not in rows}
+    return early

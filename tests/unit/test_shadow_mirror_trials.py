@@ -1,0 +1,137 @@
+"""The mirror's side of a trial: who is asked, in which order it is told, and what a row counts for."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from protos.records import ARM_TRIAL, ARM_UNIFORM
+from protos.tensors import Array, from_record
+from serving.shadow.trial import OpenTrial
+from tests.support.shadow import (
+    FakeStudent,
+    Shadow,
+    ids_of,
+    make_sample,
+    make_trial_sample,
+    missing_rows,
+    number_of,
+    open_trial,
+    uniform,
+)
+
+pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+# Trials
+
+
+def test_trial_rows_are_published_before_the_pairs_that_settle_them(shadow: Shadow) -> None:
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1, 3})))
+    shadow.hand_over([make_trial_sample(number) for number in range(5)])
+
+    shadow.settle()
+
+    assert shadow.stream.messages[0].topic == "everstill.m.trials"
+    assert [row.agree for row in shadow.stream.trial_rows()] == [True, False, True, False, True]
+    assert [from_record(pair.inputs[0])[0, 0] for pair in shadow.stream.pairs()] == shadow.teacher.asked == [1, 3]
+    for pair in shadow.stream.pairs():
+        assert (pair.trial.trial_id, pair.trial.candidate_version) == ("trial-1", "candidate")
+        assert (pair.trial.incumbent_class, pair.trial.candidate_class) == (0, 1)
+    assert shadow.ring.teacher_rows == 2
+
+
+def test_each_input_counts_once_in_a_trial(shadow: Shadow) -> None:
+    before = missing_rows()
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1})))
+    shadow.hand_over([make_trial_sample(number) for number in (0, 1, 0, 1)])
+    shadow.settle()
+    shadow.hand_over([make_trial_sample(1)])
+    shadow.settle()
+
+    assert len(shadow.stream.trial_rows()) == 2
+    assert shadow.teacher.asked == [1]
+    assert missing_rows() - before == 3
+
+
+def test_a_trial_row_without_budget_is_not_evaluated_at_all(shadow: Shadow) -> None:
+    shadow.restart(budget_burst=1, budget_ratio=0.0)
+    trial = open_trial(differs=frozenset({0, 2}))
+    shadow.mirror.set_trial(trial)
+    shadow.hand_over([make_trial_sample(number) for number in range(4)])
+
+    shadow.settle()
+
+    assert [row.agree for row in shadow.stream.trial_rows()] == [False]
+    assert isinstance(trial.candidate, FakeStudent)
+    assert trial.candidate.num_runs == 1
+
+
+def test_trial_rows_have_the_first_call_on_the_budget(shadow: Shadow) -> None:
+    shadow.restart(budget_burst=1, budget_ratio=0.0)
+    shadow.mirror.set_trial(open_trial(differs=frozenset({5})))
+    shadow.hand_over([*uniform(4), make_trial_sample(5)])
+
+    shadow.settle()
+
+    assert shadow.teacher.asked == [5]
+
+
+def test_rows_of_another_trial_are_not_judged(shadow: Shadow) -> None:
+    shadow.mirror.set_trial(open_trial())
+    shadow.hand_over([make_sample(0, arms=(ARM_TRIAL,), trial_id="trial-0")])
+    shadow.settle()
+    shadow.mirror.set_trial(None)
+    shadow.hand_over([make_trial_sample(1)])
+    shadow.settle()
+
+    assert shadow.stream.messages == []
+
+
+def test_a_row_of_both_arms_is_asked_once_and_counts_for_both(shadow: Shadow) -> None:
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1})))
+    shadow.hand_over([make_sample(number, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1") for number in range(2)])
+
+    shadow.settle()
+
+    assert sorted(shadow.teacher.asked) == [0, 1]
+    assert [pair.HasField("trial") for pair in sorted(shadow.stream.pairs(), key=number_of)] == [False, True]
+
+
+def test_a_disagreement_waits_for_the_teacher_and_its_row_does_not(shadow: Shadow) -> None:
+    shadow.teacher.away = True
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1})))
+    shadow.hand_over([make_trial_sample(1)])
+    shadow.settle()
+    assert len(shadow.stream.trial_rows()) == 1
+
+    shadow.teacher.away = False
+    shadow.mirror.set_trial(None)
+    shadow.settle()
+
+    assert [pair.trial.trial_id for pair in shadow.stream.pairs()] == ["trial-1"]
+
+
+def test_the_answer_that_the_caller_got_is_the_incumbents_unless_inputs_were_redacted(shadow: Shadow) -> None:
+    for whole, runs in ((True, 0), (False, 1)):
+        incumbent = FakeStudent("incumbent")
+        shadow.mirror.set_trial(OpenTrial("trial-1", incumbent, FakeStudent("candidate"), inputs_are_whole=whole))
+        shadow.hand_over([make_trial_sample(int(whole))])
+
+        shadow.settle()
+
+        assert incumbent.num_runs == runs
+
+
+def test_a_student_that_fails_on_a_row_does_not_stop_the_mirror(shadow: Shadow) -> None:
+    class Failing(FakeStudent):
+        def run(self, inputs: Mapping[str, Array]) -> Array:
+            raise RuntimeError("this graph has no such input")
+
+    shadow.mirror.set_trial(OpenTrial("trial-1", FakeStudent("incumbent"), Failing("candidate")))
+    handed = shadow.hand_over([make_sample(0, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1"), *uniform(1, 1)])
+
+    shadow.settle()
+
+    assert sorted(ids_of(shadow)) == sorted(handed)
+    assert shadow.stream.trial_rows() == []
+    assert shadow.ring.teacher_rows == 2
