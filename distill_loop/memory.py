@@ -72,18 +72,11 @@ class Memory:
         state = checkpoint.load(self._store.get(self._current.path).data)
         if state.get("layout") != LAYOUT:
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
-        try:
-            self._learner.load_state_dict(state["learner"])
-            self._progress.load_state_dict(state["progress"])
-            self._dedupe.load_state_dict(state["dedupe"])
-            self._agreement.load_state_dict(state["agreement"])
-            self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
-        except (RuntimeError, LookupError, TypeError, ValueError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise FormatError(
-                f"{self._current.path} is not of this [learner] and [model]: {first_line}",
-                fix="Set them back, or give the model another name to start anew",
-            ) from None
+        self._learner.load_state_dict(state["learner"])
+        self._progress.load_state_dict(state["progress"])
+        self._dedupe.load_state_dict(state["dedupe"])
+        self._agreement.load_state_dict(state["agreement"])
+        self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
         self._saved_positions = self._consumer.positions()
         self._log.info("checkpoint restored", path=self._current.path, pairs=self._progress.read)
         return True

@@ -37,7 +37,8 @@ def load(data: bytes) -> dict[str, Any]:
     if data[len(MAGIC) : _HEADER_BYTES] != hashlib.sha256(body).digest():
         raise FormatError("the checkpoint is torn or damaged: its digest is wrong", fix="Restore an older one")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
+        with torch.serialization.safe_globals([bytes]):  # empty bytes are written as a call of it
+            state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         why = next(iter(str(error).splitlines()), "it is empty")
         raise FormatError(f"the checkpoint can't be read: {why}", fix="Restore an older one") from None

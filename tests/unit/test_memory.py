@@ -1,0 +1,100 @@
+"""The memory: a checkpoint is whole or not there, and one loop's tidying never takes another's."""
+
+import pathlib
+
+import pytest
+
+from distill_loop.config import LearnerSection
+from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.learner.step import Learner
+from distill_loop.memory import Memory
+from distill_loop.progress import Progress
+from distill_loop.stream.consumer import EmbeddedConsumer
+from distill_loop.stream.dedupe import Dedupe
+from protos.errors import ConflictError, FormatError
+from protos.topics import PAIRS
+from registry.config import ModelSection, TensorSpec
+from registry.pointers import Pointers
+from registry.store import ObjectStore, open_store
+
+MODEL = ModelSection(name="tiny", num_classes=4, inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, 64)),))
+
+
+class SleepyStore(ObjectStore):
+    """Another loop takes over while this one is between moving its pointer and tidying up."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner._backend)
+        self.meanwhile = lambda: None
+
+    def list(self, prefix: str) -> list[str]:
+        """List, after what happens meanwhile."""
+        self.meanwhile()
+        return super().list(prefix)
+
+
+def new_memory(store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: int = 8) -> Memory:
+    return Memory(
+        store,
+        MODEL.name,
+        epoch=epoch,
+        every_s=0.0,
+        learner=Learner(LearnerSection(hidden=hidden, embedding=4, buckets=16), MODEL),
+        progress=Progress(),
+        dedupe=Dedupe(10),
+        agreement=ProgressiveAgreement(10),
+        consumer=EmbeddedConsumer(folder / "stream.sqlite", MODEL.name, {PAIRS: 1}),
+    )
+
+
+def test_a_loop_that_slept_does_not_delete_its_successors_checkpoint(tmp_path: pathlib.Path) -> None:
+    store = open_store("memory://")
+    sleepy = SleepyStore(store)
+    old, new = new_memory(sleepy, tmp_path, 1), new_memory(store, tmp_path, 2)
+
+    def take_over() -> None:
+        sleepy.meanwhile = lambda: None
+        assert new.restore()
+        new.save()
+
+    sleepy.meanwhile = take_over
+    old.save()
+
+    pointer = Pointers(store, MODEL.name).checkpoint()
+    assert pointer is not None
+    assert pointer.epoch == 2
+    assert new_memory(store, tmp_path, 3).restore()
+    with pytest.raises(ConflictError):
+        old.save()
+
+
+def test_only_the_newest_checkpoint_and_the_one_before_are_kept(tmp_path: pathlib.Path) -> None:
+    store = open_store("memory://")
+    memory = new_memory(store, tmp_path, 1)
+
+    for _ in range(4):
+        memory.save()
+
+    assert len(store.list("models/tiny/checkpoints")) == 2
+    assert new_memory(store, tmp_path, 2).restore()
+
+
+def test_a_checkpoint_of_a_student_of_another_shape_is_refused_with_a_sentence(tmp_path: pathlib.Path) -> None:
+    store = open_store("memory://")
+    new_memory(store, tmp_path, 1, hidden=8).save()
+
+    with pytest.raises(FormatError, match="another student") as refused:
+        new_memory(store, tmp_path, 2, hidden=16).restore()
+
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loop_that_stopped_before_the_first_pair_starts_again(tmp_path: pathlib.Path) -> None:
+    store = open_store("memory://")
+    new_memory(store, tmp_path, 1).save()
+
+    assert new_memory(store, tmp_path, 2).restore()
+
+
+def test_nothing_is_restored_where_nothing_was_saved(tmp_path: pathlib.Path) -> None:
+    assert not new_memory(open_store("memory://"), tmp_path, 1).restore()
