@@ -16,7 +16,7 @@ from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.stream.consumer import EmbeddedConsumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
-from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.dedupe import ID_BYTES, Dedupe
 from distill_loop.telemetry import PAIRS, STEPS
 from protos import records_pb2 as records
 from protos.errors import FormatError
@@ -96,6 +96,8 @@ class Intake:
         trial = self._progress.trial
         if trial is None or batch.trial_id != trial.identity.trial_id:
             return  # of a trial that was decided: its rows are kept already
+        if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
+            raise FormatError(f"a trial row's record id or input key doesn't have {ID_BYTES} bytes")
         for row in batch.rows:
             trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree)
 
@@ -104,8 +106,8 @@ class Intake:
         if pair.record_id in self._dedupe:
             self._count("repeats")
             return
-        if len(pair.record_id) != 16 or len(pair.input_key) != 16:
-            raise FormatError("a pair's record id or input key doesn't have 16 bytes")
+        if len(pair.record_id) != ID_BYTES or len(pair.input_key) != ID_BYTES:
+            raise FormatError(f"a pair's record id or input key doesn't have {ID_BYTES} bytes")
         training = from_pair_record(pair, self._model.num_classes)
         self._check_inputs(training)
         self._judge(pair, training.teacher_class)

@@ -1,0 +1,207 @@
+"""The intake: what becomes of a record - above all of one that nobody should have sent."""
+
+import json
+import pathlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from distill_loop.config import LearnerSection
+from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.trial import TrialIdentity, TrialState
+from distill_loop.intake import Intake
+from distill_loop.learner.pair import TrainingPair
+from distill_loop.progress import Progress
+from distill_loop.stream.consumer import EmbeddedConsumer
+from distill_loop.stream.dead_letter import DeadLetters
+from distill_loop.stream.dedupe import Dedupe
+from protos import records_pb2 as records
+from protos.tensors import to_record
+from protos.topics import PAIRS, TRIALS
+from registry.config import ModelSection, TensorSpec
+from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter, make_pair, make_trial_rows, window_of
+
+MODEL = ModelSection(
+    name="tiny", num_classes=NUM_CLASSES, inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, WINDOW)),)
+)
+
+
+class NotingLearner:
+    """Learns nothing; notes what it was given, and what the gate had counted by then."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.pairs: list[TrainingPair] = []
+        self.judged_before: list[int] = []
+
+    def observe(self, pair: TrainingPair) -> Literal["learned", "held_out"]:
+        """Take a pair in."""
+        trial = self._progress.trial
+        self.pairs.append(pair)
+        self.judged_before.append(trial.certain().total if trial else 0)
+        return "learned"
+
+    def learn(self, num_steps: int) -> None:
+        """Take no steps."""
+
+
+class IntakeUnderTest:
+    """An intake on a stream file."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.writer = StreamWriter(path, MODEL.name, 1)
+        self.consumer = EmbeddedConsumer(path, MODEL.name, {TRIALS: 1, PAIRS: 1})
+        self.progress = Progress()
+        self.learner = NotingLearner(self.progress)
+        self.agreement = ProgressiveAgreement(100)
+        self.intake = Intake(
+            self.consumer,
+            DeadLetters(path, MODEL.name),
+            Dedupe(1000),
+            self.agreement,
+            self.learner,  # type: ignore[arg-type]
+            self.progress,
+            model=MODEL,
+            settings=LearnerSection(),
+            max_messages=100,
+        )
+
+    def dead_letters(self) -> list[tuple[dict[str, object], bytes]]:
+        """Return what lies in the dead topic."""
+        with sqlite3.connect(self.path) as connection:
+            rows = connection.execute("SELECT headers, value FROM message WHERE topic LIKE '%.dead'").fetchall()
+        connection.close()
+        return [(json.loads(headers), value) for headers, value in rows]
+
+
+@pytest.fixture
+def room(tmp_path: pathlib.Path) -> Iterator[IntakeUnderTest]:
+    room = IntakeUnderTest(tmp_path / "stream.sqlite")
+    yield room
+    room.consumer.close()
+    room.writer.close()
+
+
+def _strange_input(pair: records.LogitPair, name: str, array: np.ndarray) -> None:
+    pair.ClearField("inputs")
+    pair.inputs.append(to_record(name, array))
+
+
+def _no_logits(pair: records.LogitPair) -> None:
+    pair.student.version = "student-1"
+    pair.student.logits.CopyFrom(to_record("logits", np.zeros((1, 0), np.float32)))
+
+
+def _probability(value: float) -> Callable[[records.LogitPair], None]:
+    def change(pair: records.LogitPair) -> None:
+        pair.student.version = "student-1"
+        pair.student.logits.CopyFrom(to_record("logits", np.ones((1, NUM_CLASSES), np.float32)))
+        pair.arms[0].probability = value
+
+    return change
+
+
+HOSTILE: dict[str, Callable[[records.LogitPair], object]] = {
+    "no teacher": lambda pair: pair.ClearField("teacher"),
+    "short id": lambda pair: setattr(pair, "record_id", b"short"),
+    "short key": lambda pair: setattr(pair, "input_key", b""),
+    "another input": lambda pair: _strange_input(pair, "pixels", window_of(1, 1)),
+    "one input too many": lambda pair: pair.inputs.append(to_record("more", window_of(1, 1))),
+    "another datatype": lambda pair: _strange_input(pair, "bytes", window_of(1, 1).astype(np.float32)),
+    "another width": lambda pair: _strange_input(pair, "bytes", window_of(1, 1)[:, :-1]),
+    "two rows": lambda pair: _strange_input(pair, "bytes", np.repeat(window_of(1, 1), 2, axis=0)),
+    "too few bytes": lambda pair: setattr(pair.inputs[0], "raw", b"1234"),
+    "a teacher of NaN": lambda pair: pair.teacher.output.CopyFrom(
+        to_record("output", np.full((1, NUM_CLASSES), np.nan, np.float32))
+    ),
+    "no student logits": _no_logits,
+    "a probability of nought": _probability(0.0),
+    "a probability that overflows a weight": _probability(1e-300),
+    "a negative probability": _probability(-0.2),
+    "a probability of NaN": _probability(float("nan")),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_pair_is_a_dead_letter_and_the_next_is_learned(what: str, room: IntakeUnderTest) -> None:
+    hostile = make_pair(1)
+    HOSTILE[what](hostile)
+    room.writer.raw(PAIRS, 0, records.PairBatch(pairs=[hostile, make_pair(2)]).SerializeToString())
+
+    room.intake.read()
+
+    assert (room.progress.dead, room.progress.learned) == (1, 1)
+    assert [pair.record_id for pair in room.learner.pairs] == [make_pair(2).record_id]
+    assert [records.PairBatch.FromString(value).pairs[0] for _, value in room.dead_letters()] == [hostile]
+    assert room.consumer.lag() == 0
+
+
+def test_every_dead_record_of_one_message_is_kept(room: IntakeUnderTest) -> None:
+    bad = [make_pair(1), make_pair(2)]
+    for pair in bad:
+        pair.ClearField("teacher")
+    room.writer.raw(PAIRS, 0, records.PairBatch(pairs=bad).SerializeToString())
+
+    room.intake.read()
+
+    assert room.progress.dead == len(room.dead_letters()) == 2
+
+
+@pytest.mark.parametrize("headers", ["", "{", "[]", "7", '{"schema": "2"}'])
+def test_a_message_whose_headers_can_not_be_read_stops_nothing(headers: str, room: IntakeUnderTest) -> None:
+    room.writer.pairs([make_pair(1)])
+    with sqlite3.connect(room.path) as connection:
+        connection.execute("UPDATE message SET headers = ?", (headers,))
+    connection.close()
+    room.writer.pairs([make_pair(2)])
+
+    room.intake.read()
+
+    assert (room.progress.dead, room.progress.learned) == (1, 1)
+    assert "schema version" in str(room.dead_letters()[0][0]["reason"])
+
+
+def test_a_repeat_is_counted_and_not_learned_again(room: IntakeUnderTest) -> None:
+    room.writer.pairs([make_pair(1), make_pair(1)])
+    room.writer.pairs([make_pair(1)])
+
+    room.intake.read()
+
+    assert (room.progress.learned, room.progress.repeats, room.progress.read) == (1, 2, 3)
+
+
+def test_a_record_is_judged_before_the_learner_sees_it(room: IntakeUnderTest) -> None:
+    room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    batch, pairs = make_trial_rows("t-1", 5, 0)
+    room.writer.trial(batch, pairs)
+
+    room.intake.read()
+
+    assert room.learner.judged_before == [1, 2, 3, 4, 5]
+    assert room.progress.trial.count("win") == 5
+
+
+def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -> None:
+    room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    batch, pairs = make_trial_rows("t-1", 5, 0)
+    batch.rows[2].record_id = b""
+    room.writer.trial(batch, pairs[:0])
+
+    room.intake.read()
+
+    assert room.progress.trial.cautious().total == 0
+    assert room.progress.dead == len(room.dead_letters()) == 1
+
+
+def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:
+    room.progress.trial = TrialState(TrialIdentity("t-2", "a" * 64, "b" * 64, 1.0, 1))
+    room.writer.trial(*make_trial_rows("t-1", 5, 0))
+
+    room.intake.read()
+
+    assert room.progress.trial.cautious().total == 0
+    assert room.progress.learned == 5
