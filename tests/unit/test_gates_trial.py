@@ -1,5 +1,6 @@
 """One trial, row by row: what counts, what counts once, and what doesn't count."""
 
+import math
 import random
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill_loop.gates.agreement import ProgressiveAgreement, weighted_share, wilson
-from distill_loop.gates.evidence import Counters
+from distill_loop.gates.evidence import Counters, log_evidence
 from distill_loop.gates.trial import TrialIdentity, TrialState, counters_of_rows
 
 OPENED_NS = 1_000
@@ -152,3 +153,26 @@ def test_progressive_agreement_keeps_the_newest_rows() -> None:
 
     assert estimate is not None
     assert (estimate.estimate, estimate.num) == (1.0, 10)
+
+
+@pytest.mark.parametrize(("repeats", "missing"), [(5, 0.0), (20, 0.0), (1, 0.3), (5, 0.3)])
+def test_bursts_and_missing_answers_leave_false_promotions_under_alpha(repeats: int, missing: float) -> None:
+    """Streams without a better candidate, a look after every input. Whether an answer is missing depends on what it says:
+    the teacher falls silent only where the candidate would lose, which is the worst that can happen."""
+    num_streams, num_inputs, alpha = 300, 150, 0.05
+    rng, promoted = np.random.default_rng(11), 0
+    for _ in range(num_streams):
+        trial, record = new_trial(), 0
+        for key, draw in enumerate(rng.random(num_inputs)):
+            teacher = 7 if draw < 0.25 else 3 if draw < 0.5 else 5
+            answered = teacher != 3 or rng.random() >= missing
+            for _ in range(repeats):
+                record += 1
+                trial.add_row(ident(record), ident(key), AFTER_NS, agree=False)
+                if answered:
+                    answer(trial, record, key=key, candidate=7, incumbent=3, teacher=teacher)
+            if log_evidence(trial.cautious(), 0.0) >= -math.log(alpha):
+                promoted += 1
+                break
+
+    assert promoted / num_streams <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / num_streams)
