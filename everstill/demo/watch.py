@@ -1,8 +1,8 @@
 """What the demo sees of the running service: status objects and ledger through the registry, counters through /metrics."""
 
 import dataclasses
+import http.client
 import re
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -64,7 +64,7 @@ def read_metrics(address: str) -> dict[str, float]:
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=2.0) as page:
             text = page.read().decode()
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return {}
     sums: dict[str, float] = {}
     for line in text.splitlines():

@@ -29,7 +29,7 @@ def run(
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -60,7 +60,7 @@ def running(folder: pathlib.Path, *arguments: str) -> Iterator[Running]:
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=folder,
-            env=_environment(),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=output_file,
             stderr=error_file,
@@ -78,5 +78,6 @@ def running(folder: pathlib.Path, *arguments: str) -> Iterator[Running]:
                 process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the variables that a command runs with."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
