@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from everstill.demo.score import TEACHER_VERSION, Scores, Sent, rolling
 
@@ -43,7 +44,7 @@ def plot(
     )
     axes.axvline(drift, color=DRIFT, linewidth=1.5, linestyle=":")
     axes.annotate("drift", (drift, 1.03), ha="center", color=DRIFT, annotation_clip=False)
-    if versions and versions[0]["first_request"]:
+    if versions and (versions[0]["first_request"] or 0) > len(sent) / 10:  # else there is no room to say it
         axes.annotate(
             "the teacher\nanswers", (versions[0]["first_request"] / 2, 0.9), ha="center", fontsize=8, color=DRIFT
         )
@@ -55,7 +56,13 @@ def plot(
         axes.axvline(first, color=SWAP, linewidth=1, alpha=0.7)
         name = "first version" if version["kind"] == "bootstrap" else f"swap to {version['version'][:6]}"
         axes.annotate(
-            name, (first, 0.03 + 0.055 * (level % 6)), xytext=(4, 0), textcoords="offset points", fontsize=8, color=SWAP
+            name,
+            (first, 0.02 + 0.04 * (level % 3)),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=SWAP,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
         level += 1
     axes.set(
@@ -66,7 +73,7 @@ def plot(
     )
     axes.set_title(title, loc="left", fontsize=11, pad=22)
     axes.grid(alpha=0.25)
-    axes.legend(loc="center left", bbox_to_anchor=(0.01, 0.5), framealpha=0.95)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
