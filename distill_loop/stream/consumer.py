@@ -1,7 +1,7 @@
 """The embedded stream's reader. Positions are the loop's: they are part of its checkpoint, nothing is committed here.
 
 Decides only the order in which partitions are read (each from its own position, taking turns). A message that retention removed
-before it was read shows as a gap and is counted. One thread.
+before it was read shows as a gap and is counted; a file that somebody replaced is read from its start. One thread.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import json
 import pathlib
 import sqlite3
 from collections.abc import Iterator
+
+import structlog
 
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
@@ -63,6 +65,7 @@ class EmbeddedConsumer:
         """
         messages = []
         with self._reading() as connection:
+            self._begin_again_where_replaced(self._ends(connection))
             for (kind, partition), offset in self._positions.items():
                 rows = connection.execute(
                     "SELECT offset, headers, value FROM message WHERE topic = ? AND partition = ? AND offset >= ?"
@@ -83,20 +86,31 @@ class EmbeddedConsumer:
     def lag(self) -> int:
         """Return how many messages wait to be read; raises as `poll`."""
         with self._reading() as connection:
-            ends = {
-                (name, partition): offset
-                for name, partition, offset in connection.execute("SELECT topic, partition, offset FROM next_offset")
-            }
-        return sum(
-            max(0, ends.get((topic(self._model, kind), partition), 0) - offset)
-            for (kind, partition), offset in self._positions.items()
-        )
+            ends = self._ends(connection)
+        return sum(max(0, ends[position] - offset) for position, offset in self._positions.items())
 
     def close(self) -> None:
         """Close the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _ends(self, connection: sqlite3.Connection) -> dict[Position, int]:
+        """Return the offset that each partition's next message will have."""
+        rows = connection.execute("SELECT topic, partition, offset FROM next_offset").fetchall()
+        ends = {(name, partition): offset for name, partition, offset in rows}
+        return {
+            (kind, partition): ends.get((topic(self._model, kind), partition), 0) for kind, partition in self._positions
+        }
+
+    def _begin_again_where_replaced(self, ends: dict[Position, int]) -> None:
+        """Offsets are never given twice, so a stream that ends before our position is another file: read it from its start."""
+        for (kind, partition), offset in self._positions.items():
+            if offset > ends[kind, partition]:
+                structlog.get_logger().error(
+                    "the stream was replaced, it is read from its start", kind=kind, partition=partition, offset=offset
+                )
+                self._positions[kind, partition] = 0
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -98,6 +98,22 @@ def test_messages_that_retention_took_are_a_counted_gap(
     assert consumer.gaps == 3
 
 
+def test_a_stream_that_was_replaced_is_read_from_its_start(
+    path: pathlib.Path, writer: StreamWriter, consumer: EmbeddedConsumer
+) -> None:
+    for number in range(3):
+        writer.raw(PAIRS, 0, b"%d" % number)
+    read_all(consumer)
+    consumer.close()
+    writer.close()
+    for file in path.parent.glob("stream.sqlite*"):
+        file.unlink()
+    writer.raw(PAIRS, 0, b"anew")
+
+    assert [one.value for one in read_all(consumer)] == [b"anew"]
+    assert consumer.lag() == 0
+
+
 def test_a_damaged_file_is_said_to_be(path: pathlib.Path, consumer: EmbeddedConsumer) -> None:
     path.write_bytes(b"not a database" * 1000)
 
