@@ -13,6 +13,8 @@ from serving.teacher.server import start
 
 #: Calls in flight get this long when the process is told to stop.
 GRACE_S = 5.0
+#: How often the main thread wakes up, in seconds: Python runs signal handlers only there.
+WAKE_S = 1.0
 
 
 def main(settings: ServingSettings) -> int:
@@ -25,7 +27,8 @@ def main(settings: ServingSettings) -> int:
     server, address = start(settings.teacher_server)
     structlog.get_logger().info("teacher started", address=address, onnx=settings.teacher_server.onnx)
     print(json.dumps({"event": "started", "address": address}), flush=True)
-    stopping.wait()
-    server.stop(GRACE_S).wait()
+    while not stopping.wait(WAKE_S):
+        pass  # a signal that another thread received is seen here, at the latest
+    server.stop(GRACE_S).wait(2 * GRACE_S)
     structlog.get_logger().info("teacher stopped")
     return 0

@@ -29,6 +29,9 @@ from serving.student.loader import Loader
 from serving.student.slot import NoVersion, Slot
 from serving.teacher.client import TeacherAnswer, TeacherClient
 
+#: How often the main thread wakes up, in seconds: Python runs signal handlers only there.
+WAKE_S = 1.0
+
 
 class Worker:
     """One worker: everything between the callers' port and the ring."""
@@ -95,7 +98,8 @@ def main(settings: ServingSettings) -> int:
     structlog.get_logger().info("worker started", address=address)
     channel.emit("started", address=address)
     channel.start()
-    stopping.wait()
+    while not stopping.wait(WAKE_S):
+        pass  # a signal that another thread received is seen here, at the latest
     worker.server.stop(settings.gateway.drain_deadline_s)
     worker.ring.close()
     structlog.get_logger().info("worker stopped")
