@@ -1,8 +1,10 @@
 """What callers pay for learning: requests a second with sampling off, on, and on with the teacher dead.
 
-Three real gateways serve the same student; each round loads them one after the other, in an order that rotates, and before each
+Four real gateways serve the same student; each round loads them one after the other, in an order that rotates, and before each
 one the mirrors have emptied their rings, so that no gateway pays for another's samples. A ratio is the median over rounds of
-the pair in one round. The teacher is the one in magika's wheel, at the lowest priority, as on a machine that it shares.
+the pair in one round. What is judged is what the gateway asks of its callers, so the teacher is elsewhere: a stand-in that takes
+the real one's time and none of these cores. A fourth gateway asks the real one, in magika's wheel, at the lowest priority on the
+same two cores: that is shown, and judged by nothing, since its arithmetic is not the gateway's.
 """
 
 import contextlib
@@ -16,14 +18,14 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.harness import Check, Options, Result
 from benchmarks.load import Load, Records, latencies_ms
-from benchmarks.processes import Gateway, gateway, teacher
+from benchmarks.processes import Gateway, gateway, teacher, teacher_elsewhere
 from benchmarks.students import MODEL_SETTINGS, make_files
 from registry.bundle import version_of, write_bundle
 from serving.rpc.client import InferenceClient
 
 NUM_CALLERS, NUM_INPUTS = 8, 512
 RATE = 0.2
-OFF, ON, DEAD = "sampling_off", "sampling_on", "teacher_dead"
+OFF, ON, DEAD, BESIDE = "sampling_off", "sampling_on", "teacher_dead", "teacher_on_these_cores"
 GOAL = 0.95
 #: Nobody listens there.
 NOBODY = "127.0.0.1:1"
@@ -31,12 +33,18 @@ NOBODY = "127.0.0.1:1"
 
 def measure(options: Options) -> Result:
     """Run the benchmark."""
-    num_rounds, round_s = (7, 1.0) if options.quick else (25, 2.0)
+    num_rounds, round_s = (7, 1.0) if options.quick else (20, 2.0)
     with tempfile.TemporaryDirectory(prefix="everstill-capture-") as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
-        address = stack.enter_context(teacher(folder / "teacher", onnx="magika", nice=19))
+        elsewhere = stack.enter_context(teacher_elsewhere(folder / "elsewhere"))
+        beside = stack.enter_context(teacher(folder / "teacher", onnx="magika", nice=19))
         gateways, loads = {}, {}
-        for case, rate, asked in ((OFF, 0.0, address), (ON, RATE, address), (DEAD, RATE, NOBODY)):
+        for case, rate, asked in (
+            (OFF, 0.0, elsewhere),
+            (ON, RATE, elsewhere),
+            (DEAD, RATE, NOBODY),
+            (BESIDE, RATE, beside),
+        ):
             sections: dict[str, dict[str, Any]] = {"capture": {"rate": rate}, "teacher": {"address": asked}}
             gateways[case] = stack.enter_context(gateway(folder / case, sections))
             _serve(gateways[case], options.seed)
@@ -49,7 +57,7 @@ def measure(options: Options) -> Result:
             _wait_until_idle(gateways[case])
         for number in range(num_rounds):
             cases = list(gateways)
-            for case in cases[number % 3 :] + cases[: number % 3]:
+            for case in cases[number % len(cases) :] + cases[: number % len(cases)]:
                 rounds[case].append(loads[case].run(round_s))
                 lag_s[case].append(_wait_until_idle(gateways[case]))
             harness.say(f"round {number + 1} of {num_rounds}: { ({case: len(rounds[case][-1]) for case in cases}) }")
@@ -75,10 +83,11 @@ def _judged(rounds: dict[str, list[Records]], shadow: dict[str, dict[str, float]
         }
         figures[f"shadow_{case}"] = shadow[case]
     checks = [Check("failed_requests", failed, "==", 0)]
-    for case in (ON, DEAD):
+    for case in (ON, DEAD, BESIDE):
         ratios = [on / off for on, off in zip(per_s[case], per_s[OFF], strict=True)]
         figures[f"ratio_{case}"] = spread(ratios)
-        checks.append(Check(f"ratio_{case}", round(statistics.median(ratios), 4), ">=", GOAL))
+        if case != BESIDE:
+            checks.append(Check(f"ratio_{case}", round(statistics.median(ratios), 4), ">=", GOAL))
     checks += [  # sampling was on in earnest
         Check("samples_when_off", shadow[OFF]["samples"], "==", 0),
         Check("samples_ratio_when_on", _ratio(shadow[ON], "samples", "rows"), ">=", RATE * 0.9),

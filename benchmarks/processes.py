@@ -100,8 +100,22 @@ def teacher(folder: pathlib.Path, **settings: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def teacher_elsewhere(folder: pathlib.Path) -> Iterator[str]:
+    """Run the stand-in for a teacher on another machine and return its address."""
+    command = [sys.executable, "-m", "benchmarks.elsewhere"]
+    with _process("elsewhere", folder, {}, stdout=subprocess.PIPE, command=command) as process:
+        assert process.stdout is not None
+        yield str(json.loads(process.stdout.readline())["address"])
+
+
+@contextlib.contextmanager
 def _process(
-    name: str, folder: pathlib.Path, sections: dict[str, dict[str, Any]], *, stdout: int | None
+    name: str,
+    folder: pathlib.Path,
+    sections: dict[str, dict[str, Any]],
+    *,
+    stdout: int | None,
+    command: list[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir(parents=True)
     lines = []
@@ -109,7 +123,7 @@ def _process(
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     config = folder / "everstill.toml"
     config.write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "serving.app", name, "--config", str(config)]
+    command = command or [sys.executable, "-m", "serving.app", name, "--config", str(config)]
     with (folder / f"{name}.log").open("wb") as log:
         out = log if stdout is None else stdout
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=log)

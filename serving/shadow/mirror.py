@@ -41,7 +41,7 @@ from serving.telemetry import (
 FRAMES_PER_STEP = 64
 #: Wait of a mirror that found less than a step takes, so that steps (each has a sync of the disk) don't become many small
 #: ones beside a busy worker; and of one that could place nothing. In seconds.
-GATHER_S, BLOCKED_S = 0.05, 0.5
+GATHER_S, BLOCKED_S = 0.2, 0.5
 
 
 class Answer(Protocol):
