@@ -1,6 +1,6 @@
 """The loop: read, judge, learn, release, remember - the whole cycle on one page.
 
-Decides the order, and nothing else: rooms do the work, assembly.py connects them. What must hold: a record is judged before it
+Decides the order, and nothing else: rooms do the work, app.py connects them. What must hold: a record is judged before it
 is learned from; what was done and what was read are remembered together, in one checkpoint; a decision is written before it is
 acted on. One thread.
 """

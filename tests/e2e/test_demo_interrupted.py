@@ -20,7 +20,7 @@ MOMENTS = [
     "different inputs",
     "teacher on",
     pytest.param("requests:", marks=pytest.mark.slow),
-    "scoring:",
+    pytest.param("scoring:", marks=pytest.mark.slow),
 ]
 pytestmark = pytest.mark.timeout(180)
 
@@ -77,7 +77,8 @@ def test_an_impatient_user_leaves_nothing_either(tmp_path: pathlib.Path) -> None
     assert processes.left_behind() == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_is_as_good_as_ctrl_c(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     with running(tmp_path, *SHORT) as demo:
         reach(demo, "teacher on")
