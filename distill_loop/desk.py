@@ -59,6 +59,7 @@ class Desk:
         self._release = release
         self._student = student
         self._sign_of_life = sign_of_life
+        self._bootstrap_at = release.bootstrap_pairs
         self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.cap)
         self._log = structlog.get_logger()
 
@@ -79,7 +80,7 @@ class Desk:
 
     def bootstrap_due(self) -> bool:
         """Whether there are enough teacher answers for the first version."""
-        return self._progress.live is None and self._progress.kept >= self._release.bootstrap_pairs
+        return self._progress.live is None and self._progress.kept >= self._bootstrap_at
 
     def bootstrap(self, save: Callable[[], None]) -> None:
         """Train on what is there and release the first version, ungated."""
@@ -91,6 +92,7 @@ class Desk:
         self._progress.pairs_since_cut = 0
         if digest is None:
             PRECHECK_REJECTED.inc()
+            self._bootstrap_at = self._progress.kept + self._release.cut_every_pairs  # not again before it has learned more
             return
         self._office.bootstrap(
             digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **_evidence_of(check)}

@@ -147,3 +147,19 @@ def test_a_damaged_checkpoint_is_named_and_not_overwritten(loop: LoopUnderTest) 
     assert loop.process.wait(60) == 3
     assert "checkpoint" in loop.log().splitlines()[-1]
     assert loop.pointers.checkpoint() == pointer
+
+
+def test_a_first_version_that_the_pre_check_rejects_is_tried_again_only_after_more_pairs(loop: LoopUnderTest) -> None:
+    loop.config.write_text(loop.config.read_text().replace("[release]", "[release]\nmax_bytes = 10"))
+    loop.writer.pairs([make_pair(number) for number in range(40)])
+    loop.start()
+    rejected = "rejected by the pre-check"
+    wait_for(lambda: rejected in loop.log(), deadline_s=60, what="the first rejection")
+    wait_for(lambda: loop.status() and loop.status()["steps"] >= 64, deadline_s=30, what="the steps to be told")
+
+    loop.writer.pairs([make_pair(number) for number in range(100, 130)])
+    wait_for(lambda: loop.log().count(rejected) == 2, deadline_s=30, what="the second rejection")
+    assert loop.stop() == 0
+
+    assert loop.log().count(rejected) == 2
+    assert loop.pointers.live() is None
