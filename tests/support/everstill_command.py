@@ -22,6 +22,10 @@ def run(
         largest_file_bytes: writing beyond it fails, as on a full disk.
     """
 
+    variables = environment()
+    if largest_file_bytes is not None:  # a measured child couldn't write its coverage either, and would say so
+        variables = {name: value for name, value in variables.items() if not name.startswith("COVERAGE_")}
+
     def limit() -> None:
         if largest_file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
@@ -29,7 +33,7 @@ def run(
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
-        env=environment(),
+        env=variables,
         capture_output=True,
         text=True,
         timeout=timeout_s,
