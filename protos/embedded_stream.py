@@ -40,7 +40,11 @@ def connect(path: pathlib.Path, *, timeout_s: float = 5.0) -> sqlite3.Connection
         with contextlib.suppress(FileExistsError):
             path.touch(mode=0o600, exist_ok=False)
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.executescript(SCHEMA)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
