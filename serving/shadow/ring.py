@@ -14,6 +14,9 @@ Byte format (little-endian; also in docs/formats.md, so that a worker in another
 The producer writes a frame, then `written`: a frame of a killed producer is never seen. The consumer moves `read` only after
 the samples are safe elsewhere: a killed consumer loses nothing. A frame whose checksum is wrong (a machine that lost power) is
 skipped, and shows as a gap in the sequence.
+
+Header words are stored and loaded whole, as machine words: `struct.pack_into` would empty a word before it fills it, and the
+other process, or a kill, would find the emptiness.
 """
 
 import mmap
@@ -102,14 +105,15 @@ class Ring:
                 if size <= HEADER_BYTES:
                     raise FormatError(f"{path} is not a ring: only {size} bytes", fix="Remove it")
                 self._map = mmap.mmap(file.fileno(), 0)
+                self._words = memoryview(self._map)[:HEADER_BYTES].cast("Q")
         except OSError as error:
             raise UnavailableError(f"cannot open the ring {path}: {error.strerror}", fix="Check capture.dir") from None
         self.capacity = self._word(CAPACITY)
         if self._map[:8] != MAGIC or self.capacity + HEADER_BYTES != size or self.capacity % 8:
-            self._map.close()
+            self.close()
             raise FormatError(f"{path} is not a ring of version 1", fix="Remove it")
         if not 0 <= self.pending_bytes <= self.capacity or self.pending_bytes % 8:
-            self._map.close()
+            self.close()
             raise FormatError(f"the ring {path} has positions that contradict each other", fix="Remove it")
         self._lock = threading.Lock()
         self._cursor = self._word(READ)
@@ -153,12 +157,12 @@ class Ring:
 
     @teacher_rows.setter
     def teacher_rows(self, rows: int) -> None:
-        _WORD.pack_into(self._map, TEACHER_ROWS, rows)
+        self._store(TEACHER_ROWS, rows)
 
     def count_seen(self, rows: int) -> None:
         """Count answered rows, sampled or not: the denominator of every estimate."""
         with self._lock:
-            _WORD.pack_into(self._map, ROWS_SEEN, self._word(ROWS_SEEN) + rows)
+            self._store(ROWS_SEEN, self._word(ROWS_SEEN) + rows)
 
     def append(self, payload: bytes) -> bool:
         """Hand a payload over, or count it as dropped and return False where there is no room. Never waits for the consumer."""
@@ -170,7 +174,7 @@ class Ring:
             to_end = self.capacity - start
             skip = to_end if size > to_end else 0
             if size + skip > self.capacity - (written - self._word(READ)) or size > self.capacity:
-                _WORD.pack_into(self._map, DROPPED, self._word(DROPPED) + 1)
+                self._store(DROPPED, self._word(DROPPED) + 1)
                 return False
             sequence = self._word(NEXT_SEQUENCE)
             if skip:
@@ -179,8 +183,8 @@ class Ring:
             place = HEADER_BYTES + start
             self._map[place + _FRAME.size : place + _FRAME.size + length] = payload
             _FRAME.pack_into(self._map, place, length, _checksum(sequence, payload), sequence)
-            _WORD.pack_into(self._map, NEXT_SEQUENCE, sequence + 1)
-            _WORD.pack_into(self._map, WRITTEN, written + skip + size)
+            self._store(NEXT_SEQUENCE, sequence + 1)
+            self._store(WRITTEN, written + skip + size)
         return True
 
     def read(self, max_frames: int) -> list[tuple[int, bytes]]:
@@ -197,11 +201,12 @@ class Ring:
 
     def advance(self) -> None:
         """Accept all that `read` returned: their room is free, and they are never returned again."""
-        _WORD.pack_into(self._map, ACCEPTED, self._expected)
-        _WORD.pack_into(self._map, READ, self._cursor)
+        self._store(ACCEPTED, self._expected)
+        self._store(READ, self._cursor)
 
     def close(self) -> None:
         """Unmap the file."""
+        self._words.release()
         self._map.close()
 
     def _frames(self) -> Iterator[tuple[int, bytes]]:
@@ -224,8 +229,10 @@ class Ring:
                 yield sequence, payload
 
     def _word(self, place: int) -> int:
-        value: int = _WORD.unpack_from(self._map, place)[0]
-        return value
+        return self._words[place // 8]
+
+    def _store(self, place: int, value: int) -> None:
+        self._words[place // 8] = value
 
 
 def _padded(size: int) -> int:
