@@ -161,7 +161,7 @@ class Desk:
     def _settle(self, line: Line) -> None:
         """Act on a decision that is in the ledger; may be repeated."""
         self._adopt_live()
-        self._office.pointers.set_trial(None)
+        self._office.pointers.close_trial(line.trial_id)
         self._progress.trial = None
         self._progress.last_verdict = {"kind": line.kind, "version": version_of(line.digest), **line.evidence}
         self._log.info(

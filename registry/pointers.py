@@ -97,6 +97,16 @@ class Pointers:
         body = new or _NoTrial(closed=current.trial_id if current else "")
         self._store.swap(f"{self._folder}/trial.json", body.model_dump_json().encode(), version)
 
+    def close_trial(self, trial_id: str) -> None:
+        """Close this trial where it is the open one: a loop that slept must not close what its successor has opened.
+
+        Raises:
+            ConflictError: somebody else changed the pointer at the same moment.
+        """
+        current = self.trial()
+        if current is not None and current.trial_id == trial_id:
+            self.set_trial(None)
+
     def _read(self, name: str, kind: type[Pointer]) -> tuple[Pointer | None, str | None]:
         path = f"{self._folder}/{name}.json"
         try:

@@ -186,7 +186,9 @@ class Mirror:
             arms = {arm.arm for arm in sample.arms}
             if ARM_PASS_THROUGH in arms:
                 settled.append(pair)
-            elif answer is not None or (ARM_UNIFORM in arms and self._budget.reserve(1)):
+            elif answer is not None or (
+                ARM_UNIFORM in arms and (sample.record_id in answers or self._budget.reserve(1))
+            ):
                 asking.append(pair)
             elif ARM_UNIFORM in arms:
                 self._missing("budget", 1)
@@ -195,7 +197,11 @@ class Mirror:
         return asking, settled
 
     def _judge(self, samples: list[records.Sample], messages: list[Message]) -> dict[bytes, records.TrialAnswer | None]:
-        """Evaluate the trial's rows; returns what became of each: the answer that waits for the teacher, or None."""
+        """Evaluate the trial's rows; returns what became of each: the answer that waits for the teacher, or None.
+
+        A row that the uniform arm took too keeps what was reserved for it, also where the students agree: were it asked to
+        reserve again, a short budget would leave the uniform arm more of the disagreements than there are.
+        """
         answers: dict[bytes, records.TrialAnswer | None] = {}
         rows: list[records.TrialRow] = []
         trial = self._trial
@@ -210,7 +216,7 @@ class Mirror:
                 continue
             rows.append(row)
             answers[sample.record_id] = answer
-            if answer is None:
+            if answer is None and all(arm.arm != ARM_UNIFORM for arm in sample.arms):
                 self._budget.refund(1)
         if trial is not None and rows:
             messages.append(self._trial_message(trial, rows))

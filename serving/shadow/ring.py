@@ -57,7 +57,7 @@ def create(path: pathlib.Path, capacity_bytes: int) -> None:
             path.unlink()
         aside = path.with_suffix(".new")
         with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + capacity_bytes)
+            _take_room(file.fileno(), HEADER_BYTES + capacity_bytes)
             file.write(MAGIC + _WORD.pack(capacity_bytes) + _WORD.pack(time.time_ns()))
             file.flush()
             os.fsync(file.fileno())
@@ -66,6 +66,16 @@ def create(path: pathlib.Path, capacity_bytes: int) -> None:
         raise UnavailableError(
             f"cannot make the ring {path}: {error.strerror}", fix="Make room or set capture.dir"
         ) from None
+
+
+def _take_room(descriptor: int, num_bytes: int) -> None:
+    """Take a file's room now: a full disk must be told here, not by a signal at a write to the map."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, num_bytes)
+        return
+    zeros = bytes(2**16)  # macOS has no such call
+    for start in range(0, num_bytes, len(zeros)):
+        os.pwrite(descriptor, zeros[: num_bytes - start], start)
 
 
 def _is_usable(path: pathlib.Path, capacity_bytes: int) -> bool:

@@ -76,6 +76,17 @@ def test_trial_rows_have_the_first_call_on_the_budget(shadow: Shadow) -> None:
     assert shadow.teacher.asked == [5]
 
 
+def test_which_rows_of_both_arms_a_short_budget_answers_does_not_depend_on_a_disagreement(shadow: Shadow) -> None:
+    shadow.restart(budget_burst=2, budget_ratio=0.0)
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1, 2})))
+    shadow.hand_over([make_sample(number, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1") for number in range(3)])
+
+    shadow.settle()
+
+    assert sorted(shadow.teacher.asked) == [0, 1]
+    assert shadow.ring.teacher_rows == 2
+
+
 def test_rows_of_another_trial_are_not_judged(shadow: Shadow) -> None:
     shadow.mirror.set_trial(open_trial())
     shadow.hand_over([make_sample(0, arms=(ARM_TRIAL,), trial_id="trial-0")])
