@@ -92,7 +92,9 @@ class Desk:
         self._progress.pairs_since_cut = 0
         if digest is None:
             PRECHECK_REJECTED.inc()
-            self._bootstrap_at = self._progress.kept + self._release.cut_every_pairs  # not again before it has learned more
+            self._bootstrap_at = (
+                self._progress.kept + self._release.cut_every_pairs
+            )  # not again before it has learned more
             return
         self._office.bootstrap(
             digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **_evidence_of(check)}

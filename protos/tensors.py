@@ -1,11 +1,13 @@
 """Tensors on the wire: Open Inference Protocol datatypes, numpy arrays and `everstill.v1.Tensor`.
 
-Decides how an array becomes bytes and back (little-endian, row-major). Knows nothing of requests, models or batching. Called
-by every room; pure functions, safe from any thread.
+Decides how an array becomes bytes and back (little-endian, row-major; strings as in the protocol: a u32 length, then the bytes,
+for each element). An array of strings is a numpy object array of `bytes`. Knows nothing of requests, models or batching. Called by
+every room; pure functions, safe from any thread.
 """
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,26 +33,36 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
 }
 DATATYPES: dict[np.dtype[Any], str] = {numpy_type: name for name, numpy_type in NUMPY_TYPES.items()}
+#: Strings of any length: the one datatype without a fixed width.
+BYTES = "BYTES"
+KNOWN_DATATYPES = (*NUMPY_TYPES, BYTES)
+#: What fills a window of text up; no byte has this value.
+TEXT_PADDING = 256
+_LENGTH = struct.Struct("<I")
 
 
 def numpy_type(datatype: str) -> np.dtype[Any]:
-    """Return the numpy type of an Open Inference Protocol datatype name.
+    """Return the numpy type of an Open Inference Protocol datatype name; that of `BYTES` is object.
 
     Raises:
-        TensorError: the name is not a fixed-width datatype.
+        TensorError: the name is not a datatype, or one that isn't served.
     """
+    if datatype == BYTES:
+        return np.dtype(object)
     try:
         return NUMPY_TYPES[datatype]
     except KeyError:
         raise TensorError(
-            f"datatype {datatype!r} is not served here",
-            fix=f"Use one of {', '.join(NUMPY_TYPES)}",
+            f"datatype {datatype[:32]!r} is not served here",
+            fix=f"Use one of {', '.join(KNOWN_DATATYPES)}",
             reason="wrong_datatype",
         ) from None
 
 
 def datatype_of(array: Array) -> str:
-    """Return the Open Inference Protocol name of an array's type."""
+    """Return the Open Inference Protocol name of an array's type; an array of objects is one of strings."""
+    if array.dtype.kind == "O":
+        return BYTES
     try:
         return DATATYPES[array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype]
     except KeyError:
@@ -58,7 +70,7 @@ def datatype_of(array: Array) -> str:
 
 
 def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
-    """Return a read-only array over `raw`, without a copy.
+    """Return a read-only array over `raw`, without a copy (strings are copied out of it).
 
     Raises:
         TensorError: unknown datatype, an impossible shape, or a byte count that the shape doesn't give.
@@ -66,15 +78,85 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     dtype = numpy_type(datatype)
     if any(dimension < 0 for dimension in shape):
         raise TensorError(f"tensor {name!r} has a negative dimension in its shape {list(shape)}", reason="wrong_shape")
+    if datatype == BYTES:
+        return _shaped(name, _split(name, raw, math.prod(shape)), shape)
     expected_bytes = math.prod(shape) * dtype.itemsize
     if len(raw) != expected_bytes:
         raise TensorError(
             f"tensor {name!r} of datatype {datatype} and shape {list(shape)} takes {expected_bytes} bytes, got {len(raw)}",
             reason="wrong_bytes",
         )
+    return _shaped(name, np.frombuffer(raw, dtype), shape)
+
+
+def encode(array: Array) -> bytes:
+    """Return an array's bytes, as `decode` reads them.
+
+    Raises:
+        TensorError: its type has no datatype, or it holds something else than strings.
+    """
+    datatype = datatype_of(array)
+    if datatype == BYTES:
+        return b"".join(_LENGTH.pack(len(one)) + one for one in map(_as_bytes, array.reshape(-1)))
+    return array.astype(NUMPY_TYPES[datatype], copy=False).tobytes()
+
+
+def strings(texts: Iterable[str | bytes]) -> Array:
+    """Return a BYTES array [n] of texts, those of type str as UTF-8."""
+    encoded = [_as_bytes(one) for one in texts]
+    array: Array = np.empty(len(encoded), object)
+    array[:] = encoded
+    return array
+
+
+def text_window(texts: Array, length: int) -> Array:
+    """Return texts as windows of bytes, int32 [B, length]: the first `length` bytes of each, then 256.
+
+    Args:
+        texts: BYTES, [B] or [B, 1].
+    """
+    windows = np.full((len(texts), length), TEXT_PADDING, np.int32)
+    for row, text in enumerate(texts.reshape(len(texts))):
+        head = text[:length]
+        windows[row, : len(head)] = np.frombuffer(head, np.uint8)
+    return windows
+
+
+def _as_bytes(one: object) -> bytes:
+    if isinstance(one, bytes):
+        return one
+    if isinstance(one, str):
+        return one.encode()
+    raise TensorError(f"an array of strings holds {type(one).__name__}", fix="Give str or bytes")
+
+
+def _split(name: str, raw: bytes, num: int) -> Array:
+    """Return the strings [num] of a BYTES tensor's raw content."""
+    parts: list[bytes] = []
+    start = 0
+    while start < len(raw):
+        end = start + _LENGTH.size
+        if end <= len(raw):
+            end += _LENGTH.unpack_from(raw, start)[0]
+        if end > len(raw) or end - start < _LENGTH.size:
+            raise TensorError(
+                f"tensor {name!r} of datatype BYTES ends inside its string {len(parts)}",
+                fix="Send a 4-byte little-endian length and that many bytes for each",
+                reason="wrong_bytes",
+            )
+        parts.append(raw[start + _LENGTH.size : end])
+        start = end
+    if len(parts) != num:
+        raise TensorError(f"tensor {name!r} has {len(parts)} strings, its shape says {num}", reason="wrong_bytes")
+    array: Array = np.empty(num, object)
+    array[:] = parts
+    return array
+
+
+def _shaped(name: str, flat: Array, shape: Sequence[int]) -> Array:
     try:
-        return np.frombuffer(raw, dtype).reshape(tuple(shape))
-    except ValueError as error:  # more dimensions than numpy has, or sizes that overflow beside a zero
+        return flat.reshape(tuple(shape))
+    except (ValueError, OverflowError) as error:  # more dimensions than numpy has, or sizes that overflow beside a zero
         raise TensorError(
             f"tensor {name!r} has an impossible shape of {len(shape)} dimensions: {error}", reason="wrong_shape"
         ) from None
@@ -82,9 +164,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
 
 def to_record(name: str, array: Array) -> records_pb2.Tensor:
     """Return an array as the message that the ring, the spool and the stream carry."""
-    datatype = datatype_of(array)
-    little_endian = array.astype(NUMPY_TYPES[datatype], copy=False)
-    return records_pb2.Tensor(name=name, datatype=datatype, shape=array.shape, raw=little_endian.tobytes())
+    return records_pb2.Tensor(name=name, datatype=datatype_of(array), shape=array.shape, raw=encode(array))
 
 
 def from_record(tensor: records_pb2.Tensor) -> Array:

@@ -2,20 +2,22 @@
 
 Decides the file's syntax, the precedence (environment over file over default) and what a mistake is called. A room's own
 sections live in that room (`serving/config.py`, `distill_loop/config.py`); `everstill/config.py` joins them all. Environment
-variables are named EVERSTILL_SECTION__KEY, e.g. EVERSTILL_GATEWAY__PORT=9000.
+variables are named EVERSTILL_SECTION__KEY, e.g. EVERSTILL_GATEWAY__PORT=9000. Tables [models.NAME.SECTION] give one of several
+models its own values; each process reads the settings of the models that it works for.
 """
 
 import difflib
+import os
 import pathlib
 import tomllib
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from protos.errors import ConfigurationError
-from protos.tensors import NUMPY_TYPES
+from protos.tensors import KNOWN_DATATYPES
 
 ENVIRONMENT_PREFIX = "EVERSTILL_"
 
@@ -30,14 +32,26 @@ class TensorSpec(Section):
     """One input or output tensor of a model."""
 
     name: str = Field(description="Name of the tensor, as in the ONNX graph and in requests.", min_length=1)
-    datatype: str = Field(description="Open Inference Protocol datatype, e.g. INT32 or FP32.")
+    datatype: str = Field(description="Open Inference Protocol datatype, e.g. INT32, FP32 or BYTES (strings).")
     shape: tuple[int, ...] = Field(description="Dimensions; -1 is any size, and the first is the batch.", min_length=1)
+    padding: float = Field(
+        0.0, description="Value that fills a row up to the longest one of a training batch, where a dimension is -1."
+    )
+
+    @field_validator("shape")
+    @classmethod
+    def _batched(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[0] != -1:
+            raise ValueError("must begin with -1, the batch")
+        if any(size == 0 or size < -1 for size in value):
+            raise ValueError("has a size that is neither positive nor -1")
+        return value
 
     @field_validator("datatype")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in NUMPY_TYPES:
-            raise ValueError(f"is not one of {', '.join(NUMPY_TYPES)}")
+        if value not in KNOWN_DATATYPES:
+            raise ValueError(f"is not one of {', '.join(KNOWN_DATATYPES)}")
         return value
 
 
@@ -56,6 +70,21 @@ class ModelSection(Section):
     )
     output: str = Field("logits", description="Name of the student's output tensor, FP32 [batch, classes], raw logits.")
     num_classes: int = Field(214, description="Number of classes, the size of the output's last dimension.", ge=2)
+    labels: tuple[str, ...] = Field((), description="Names of the classes in their order, or none.")
+    extra_outputs: tuple[TensorSpec, ...] = Field(
+        (), description="Further outputs of the student's graph: served, never distilled. Each begins with the batch."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSection":
+        if self.labels and len(self.labels) != self.num_classes:
+            raise ValueError(f"has {len(self.labels)} labels for {self.num_classes} classes")
+        inputs = [spec.name for spec in self.inputs]
+        outputs = [self.output, *(spec.name for spec in self.extra_outputs)]
+        for what, names in (("inputs", inputs), ("outputs", outputs)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"two of its {what} have one name: {', '.join(sorted(names))}")
+        return self
 
 
 class RegistrySection(Section):
@@ -121,36 +150,108 @@ class SharedSettings(BaseSettings):
 
 Settings = TypeVar("Settings", bound=SharedSettings)
 
+MODELS = "models"
+#: Sections that a table [models.NAME] may hold; every other section is shared by all models.
+PER_MODEL = ("model", "teacher", "teacher_server", "capture", "learner", "gate", "release", "loop")
 
-def load(path: pathlib.Path | None, schema: type[Settings]) -> Settings:
+
+def load(path: pathlib.Path | None, schema: type[Settings], model: str | None = None) -> Settings:
     """Read `everstill.toml` and the environment; relative paths are resolved against the file's folder.
 
     Args:
         path: the file, or None for defaults and environment only (paths are then relative to the working folder).
+        model: which of several models; None where the file has one.
 
     Raises:
-        ConfigurationError: unreadable file, bad TOML, an unknown key (with a suggestion) or an impossible value; all
-            mistakes of a file are named at once.
+        ConfigurationError: unreadable file, bad TOML, an unknown key (with a suggestion) or an impossible value (all
+            mistakes of a file are named at once), an unknown model, or none named where there are several.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot read {path}: {error.strerror}", fix="Name a readable file with --config"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} is not TOML: {error}", fix="Mend the file at that place") from None
+    loaded = load_models(path, schema)
+    if model is None and len(loaded) > 1:
+        raise ConfigurationError(
+            f"{path} describes {len(loaded)} models: {', '.join(loaded)}", fix="Name one of them with --model"
+        )
+    if model is not None and model not in loaded:
+        near = difflib.get_close_matches(model, loaded, n=1)
+        raise ConfigurationError(
+            f"{path or 'the configuration'} describes no model {model!r}",
+            fix=f"Did you mean {near[0]}?" if near else f"It has {', '.join(loaded)}",
+        )
+    return next(iter(loaded.values())) if model is None else loaded[model]
+
+
+def load_models(path: pathlib.Path | None, schema: type[Settings]) -> dict[str, Settings]:
+    """Return the settings of every model that the file describes, by name, in the file's order; raises as `load`."""
+    values = _read(path)
+    overrides = values.pop(MODELS, None)
+    if overrides is None:
+        settings = _validated(values, schema, path, "")
+        return {settings.model.name: settings}
+    if not isinstance(overrides, dict) or not overrides or not all(isinstance(one, dict) for one in overrides.values()):
+        raise ConfigurationError(f"{path}: {MODELS} holds no table of a model", fix="Write [models.NAME.model]")
+    loaded = {}
+    for name, sections in overrides.items():
+        for section in sections:
+            if section not in PER_MODEL:
+                near = difflib.get_close_matches(section, PER_MODEL, n=1)
+                hint = f", did you mean {near[0]}?" if near else f"; a model's own are: {', '.join(PER_MODEL)}"
+                if section in schema.model_fields:
+                    hint = f"; all models share it: write [{section}]"
+                raise ConfigurationError(f"{path}: unknown section {MODELS}.{name}.{section}{hint}")
+        merged = _merged(values, sections)
+        own = merged.setdefault("model", {})
+        if isinstance(own, dict) and sections.get("model", {}).get("name", name) != name:
+            raise ConfigurationError(f"{path}: {MODELS}.{name}.model.name is another name", fix="Leave it out")
+        loaded[name] = _validated({**merged, "model": {**own, "name": name}}, schema, path, name)
+    return loaded
+
+
+def _read(path: pathlib.Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}", fix="Name a readable file with --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}", fix="Mend the file at that place") from None
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return tables laid over others, key by key; a value that is no table replaces what was there."""
+    merged = dict(shared)
+    for key, value in own.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _validated(values: dict[str, Any], schema: type[Settings], path: pathlib.Path | None, model: str) -> Settings:
     where = str(path) if path else "the environment"
+    if model:
+        where += f", model {model}"
     try:
         settings = schema(**values)
     except ValidationError as error:
-        mistakes = [_describe(dict(mistake), schema) for mistake in error.errors()]
-        raise ConfigurationError(f"{where}: " + "; ".join(mistakes)) from None
+        blamed: dict[str, list[str]] = {}
+        for mistake in error.errors():
+            source = _variable_of(mistake["loc"]) or where
+            blamed.setdefault(source, []).append(_describe(dict(mistake), schema))
+        raise ConfigurationError(
+            "; ".join(f"{source}: {'; '.join(mistakes)}" for source, mistakes in blamed.items())
+        ) from None
     except SettingsError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     return _resolve(settings, (path.parent if path else pathlib.Path()).resolve())
+
+
+def _variable_of(place: tuple[int | str, ...]) -> str:
+    """Return the environment variable that a value came from, or nothing: then it is the file's."""
+    names = [ENVIRONMENT_PREFIX + "__".join(str(step) for step in place[:end]) for end in range(len(place), 0, -1)]
+    given = {name.upper(): name for name in os.environ}
+    return next((given[name.upper()] for name in names if name.upper() in given), "")
 
 
 def _describe(mistake: dict[str, Any], schema: type[BaseModel]) -> str:
@@ -158,7 +259,9 @@ def _describe(mistake: dict[str, Any], schema: type[BaseModel]) -> str:
     place = ".".join(map(str, mistake["loc"]))
     if mistake["type"] != "extra_forbidden":
         reason = str(mistake["msg"]).removeprefix("Value error, ")
-        return f"{place}: {reason} (got {mistake.get('input')!r})" if "input" in mistake else f"{place}: {reason}"
+        got = mistake.get("input")
+        shown = "" if "input" not in mistake or isinstance(got, dict | Section) else f" (got {got!r})"
+        return f"{place}: {reason}{shown}"
     section: Any = schema
     for step in mistake["loc"][:-1]:
         section = section.model_fields[step].annotation if isinstance(step, str) else section

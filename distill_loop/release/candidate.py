@@ -2,15 +2,13 @@
 
 import dataclasses
 import datetime
-import io
 from collections.abc import Mapping
 from typing import Literal
-
-import numpy as np
 
 from protos.tensors import Array
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest
 from registry.config import ModelSection, TensorSpec
+from registry.golden import pack_golden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +36,6 @@ def build_files(
     Args:
         golden_logits_BC: the artifact's own answers to `golden_inputs`; whoever loads it must get them again.
     """
-    buffer = io.BytesIO()
-    arrays = {f"input:{name}": array for name, array in golden_inputs.items()}
-    np.savez(buffer, logits=golden_logits_BC, **arrays)  # type: ignore[arg-type]
     manifest = Manifest(
         model=model.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -54,4 +49,8 @@ def build_files(
         parity_max_abs=parity,
         student=dict(origin.student),
     )
-    return {MANIFEST: manifest.model_dump_json(indent=1).encode(), MODEL: onnx_bytes, GOLDEN: buffer.getvalue()}
+    return {
+        MANIFEST: manifest.model_dump_json(indent=1).encode(),
+        MODEL: onnx_bytes,
+        GOLDEN: pack_golden(golden_inputs, golden_logits_BC),
+    }

@@ -10,7 +10,7 @@ import numpy as np
 
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
-from protos.tensors import NUMPY_TYPES, Array, datatype_of, decode, numpy_type
+from protos.tensors import Array, datatype_of, decode, encode, numpy_type
 
 Parameter = bool | int | float | str
 Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor
@@ -45,7 +45,7 @@ def infer_request(
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        request.raw_input_contents.append(_raw(array))
+        request.raw_input_contents.append(encode(array))
     for name in outputs:
         request.outputs.add(name=name)
     write_parameters(request.parameters, parameters or {})
@@ -78,7 +78,7 @@ def infer_response(
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     for name, array in outputs.items():
         response.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        response.raw_output_contents.append(_raw(array))
+        response.raw_output_contents.append(encode(array))
     write_parameters(response.parameters, parameters or {})
     return response
 
@@ -127,11 +127,6 @@ def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
         else:
             arrays[tensor.name] = _from_contents(tensor)
     return arrays
-
-
-def _raw(array: Array) -> bytes:
-    """Return an array's little-endian, row-major bytes."""
-    return array.astype(NUMPY_TYPES[datatype_of(array)], copy=False).tobytes()
 
 
 def _check_booleans(name: str, array: Array) -> None:

@@ -5,16 +5,16 @@ the pointer. Runs in the control channel's thread, beside the requests.
 """
 
 import pathlib
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
 import structlog
 
-from protos.errors import EverstillError
-from protos.tensors import Array, numpy_type
+from protos.errors import EverstillError, FormatError
+from protos.tensors import numpy_type
 from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle, prune_cache
 from registry.config import ModelSection
+from registry.golden import unpack_golden
 from registry.store import ObjectStore
 from serving.student.session import StudentError, StudentSession
 from serving.student.slot import Slot
@@ -93,8 +93,10 @@ class Loader:
         ):
             raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
         session = StudentSession.load(bundle, threads=self._threads)
-        golden = read_golden(bundle)
-        expected_BC = golden.pop("logits")
+        try:
+            golden, expected_BC = unpack_golden(bundle.folder / GOLDEN, bundle.manifest.inputs)
+        except FormatError as error:
+            raise StudentError(f"version {bundle.version}: {error.message}", "wrong_golden") from None
         actual_BC = session.run(golden)
         if actual_BC.shape != expected_BC.shape or not np.allclose(
             actual_BC, expected_BC, GOLDEN_TOLERANCE, GOLDEN_TOLERANCE
@@ -111,22 +113,3 @@ class Loader:
         REFUSED.labels(reason).inc()
         self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
         return f"{reason}: {error}"
-
-
-def read_golden(bundle: LocalBundle) -> dict[str, Array]:
-    """Return a bundle's golden inputs by name, and their expected `logits`.
-
-    Raises:
-        StudentError: the file isn't what it should be.
-    """
-    try:
-        # Opened here: where the archive is torn, numpy forgets to close it.
-        with (bundle.folder / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            golden = {name.removeprefix("input:"): arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise StudentError(
-            f"the golden answers of version {bundle.version} can't be read: {error}", "wrong_golden"
-        ) from None
-    if set(golden) != {"logits", *(spec.name for spec in bundle.manifest.inputs)}:
-        raise StudentError(f"the golden answers of version {bundle.version} are for other tensors", "wrong_golden")
-    return golden

@@ -58,7 +58,7 @@ def test_what_is_decoded_is_read_only_and_not_copied() -> None:
     assert not array.flags.owndata
 
 
-@pytest.mark.parametrize("datatype", ["BYTES", "BF16", "int32", ""])
+@pytest.mark.parametrize("datatype", ["BF16", "STRING", "int32", ""])
 def test_an_unknown_datatype_is_refused_with_the_known_ones(datatype: str) -> None:
     with pytest.raises(TensorError, match="Use one of BOOL, UINT8"):
         tensors.decode("x", datatype, (1,), b"")
@@ -69,7 +69,47 @@ def test_a_negative_dimension_is_refused_even_where_the_product_fits() -> None:
         tensors.decode("x", "UINT8", (-2, -2), b"four")
 
 
-@pytest.mark.parametrize("array", [np.array(["text"]), np.array([1j]), np.array([None])])
+@pytest.mark.parametrize("array", [np.array(["text"]), np.array([1j])])
 def test_a_numpy_type_without_a_datatype_is_refused(array: np.ndarray) -> None:
     with pytest.raises(TensorError, match="has no datatype"):
         tensors.to_record("x", array)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=6))
+def test_strings_come_back_byte_by_byte(texts: list[bytes]) -> None:
+    array = tensors.strings(texts)
+
+    back = tensors.from_record(tensors.to_record("x", array))
+
+    assert tensors.datatype_of(back) == "BYTES"
+    assert back.tolist() == texts
+
+
+def test_text_is_sent_as_utf_8() -> None:
+    assert tensors.encode(tensors.strings(["ü", b"\xff"])) == b"\x02\x00\x00\x00\xc3\xbc\x01\x00\x00\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"\x01\x00", "ends inside its string 0"),
+        (b"\x02\x00\x00\x00a", "ends inside its string 0"),
+        (b"\x00\x00\x00\x00\xff\xff\xff\xff", "ends inside its string 1"),
+        (b"", "has 0 strings, its shape says 2"),
+        (b"\x00\x00\x00\x00" * 3, "has 3 strings, its shape says 2"),
+    ],
+)
+def test_strings_that_are_cut_or_too_few_are_refused(raw: bytes, sentence: str) -> None:
+    with pytest.raises(TensorError, match=sentence):
+        tensors.decode("x", "BYTES", [2], raw)
+
+
+def test_an_array_of_other_objects_is_refused() -> None:
+    with pytest.raises(TensorError, match="holds int"):
+        tensors.encode(np.array([1], object))
+
+
+def test_a_text_window_is_cut_and_filled_up() -> None:
+    windows = tensors.text_window(tensors.strings(["ab", b"", "abcde"]).reshape(3, 1), 4)
+
+    assert windows.tolist() == [[97, 98, 256, 256], [256] * 4, [97, 98, 99, 100]]
