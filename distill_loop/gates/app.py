@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from distill_loop.config import GateSection
 from distill_loop.gates.evidence import Counters
-from distill_loop.gates.verdict import Rule, decide
+from distill_loop.gates.verdict import Decision, Rule, decide
 
 DEFAULTS = GateSection()
 #: Counters beyond this are a slip of the pen, and the arithmetic's end.
@@ -71,17 +71,27 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.json:
         print(json.dumps(body))
     else:
-        needed = (
-            "never, at the present rates"
-            if decision.requests_needed is None
-            else f"{decision.requests_needed:,} requests"
-        )
-        print(f"{decision.verdict}: {decision.reason}")
-        print(
-            f"evidence {math.exp(min(decision.log_e, 700)):.4g} of {1 / parsed.alpha:.4g} needed; reached at {needed}"
-        )
-        print(f"the advantage is at least {decision.lower_bound:+.4f}, at level {parsed.alpha:g}")
+        print("\n".join(_sentences(decision, parsed.alpha, parsed.margin)))
     return 0
+
+
+def _sentences(decision: Decision, alpha: float, margin: float) -> list[str]:
+    """Return what a person reads: the verdict, how far the evidence is, and what is certain of the advantage."""
+    evidence, needed = f"{math.exp(min(decision.log_e, 700)):.4g}", f"{1 / alpha:.4g}"
+    lines = [f"{decision.verdict}: {decision.reason}"]
+    if decision.verdict == "INCONCLUSIVE":
+        when = (
+            "at the present rates it never gets there"
+            if decision.requests_needed is None
+            else f"at the present rates it gets there at about {decision.requests_needed:,} requests"
+        )
+        lines.append(f"evidence {evidence} of {needed} needed; {when}")
+    elif decision.verdict == "FAIL":
+        lines.append(f"evidence for a promotion {evidence} of {needed} needed")
+    bound = f"the advantage is at least {decision.lower_bound:+.4f}, at level {alpha:g}"
+    if decision.verdict == "PASS" and decision.lower_bound < -margin:
+        bound += " (this bound is by the moment form, which is looser than the test; the test is what decides)"
+    return [*lines, bound]
 
 
 if __name__ == "__main__":
