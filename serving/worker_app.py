@@ -21,7 +21,7 @@ from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
 from serving.gateway.refusal import Refusal
 from serving.gateway.server import CallersServer
-from serving.gateway.servicer import Servicer, Student
+from serving.gateway.servicer import ServedModel, Servicer, Student
 from serving.shadow.capture import Capture
 from serving.shadow.ring import RING_FILE, Ring
 from serving.student.batcher import Batcher, DeadlinePassed
@@ -57,11 +57,15 @@ class Worker:
             version=lambda: self.slot.version,
             no_answer=refusal_of,
         )
-        servicer = Servicer(
+        model = ServedModel(
             settings.model,
             student,
             capture=self.capture.offer,
             ask_teacher=self._ask_teacher if self.teacher else None,
+            teacher_kind=settings.teacher.kind,
+        )
+        servicer = Servicer(
+            {settings.model.name: model},
             refuse_nan=gateway.refuse_nan,
             max_message_bytes=gateway.max_message_bytes,
             server_version=importlib.metadata.version("everstill"),

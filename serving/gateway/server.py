@@ -16,6 +16,7 @@ from protos import inference_pb2 as pb
 from protos.errors import UnavailableError
 from serving.config import GatewaySection
 from serving.gateway.admission import Admission
+from serving.gateway.catalogue import Catalogue
 from serving.gateway.servicer import Servicer
 
 SERVICE = "inference.GRPCInferenceService"
@@ -67,14 +68,11 @@ class CallersServer:
         return f"{settings.host}:{port}"
 
     def tell_health(self) -> None:
-        """Bring gRPC health up to date with whether requests are answered."""
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if self._servicer.ready
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for service in ("", SERVICE):
-            self._health.set(service, status)
+        """Bring gRPC health up to date: of the server, of the service, and of each model by its name."""
+        models = {name: model.ready for name, model in self._servicer.models.items()}
+        for service, ready in {**models, "": all(models.values()), SERVICE: all(models.values())}.items():
+            status = health_pb2.HealthCheckResponse
+            self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
 
     def stop(self, deadline_s: float) -> None:
         """Stop gracefully: tell health, so that balancers turn away; refuse new calls; let those inside end; close.
@@ -100,12 +98,13 @@ class InferenceService(grpc.GenericRpcHandler):
         self.stopping = False
         self.num_turned_away = 0
         self._admission = admission
+        catalogue = Catalogue(servicer)
         methods: dict[str, tuple[Any, Any]] = {
-            "ServerLive": (servicer.server_live, pb.ServerLiveRequest.FromString),
-            "ServerReady": (servicer.server_ready, pb.ServerReadyRequest.FromString),
-            "ModelReady": (servicer.model_ready, pb.ModelReadyRequest.FromString),
-            "ServerMetadata": (servicer.server_metadata, pb.ServerMetadataRequest.FromString),
-            "ModelMetadata": (servicer.model_metadata, pb.ModelMetadataRequest.FromString),
+            "ServerLive": (catalogue.server_live, pb.ServerLiveRequest.FromString),
+            "ServerReady": (catalogue.server_ready, pb.ServerReadyRequest.FromString),
+            "ModelReady": (catalogue.model_ready, pb.ModelReadyRequest.FromString),
+            "ServerMetadata": (catalogue.server_metadata, pb.ServerMetadataRequest.FromString),
+            "ModelMetadata": (catalogue.model_metadata, pb.ModelMetadataRequest.FromString),
             "ModelInfer": (servicer.model_infer, servicer.read_infer_request),
         }
         self._handlers = {f"/{SERVICE}/{name}": _unary(*method) for name, method in methods.items()}

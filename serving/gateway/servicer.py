@@ -1,14 +1,14 @@
-"""The callers' calls: a servicer converts in, asks, converts out.
+"""The callers' inference calls: a servicer converts in, asks the model that is named, converts out.
 
-Decides statuses and what an answer carries. Refuses to know how the student runs, where samples go or what a teacher is: those
-are callables from worker_app.py. Called by gRPC's threads. Refusals never reach the student; nothing here waits for anything
-but the student (or, before the first version and where the configuration says so, the teacher).
+Decides statuses and what an answer carries. Refuses to know how a student runs, where samples go or what a teacher is: those
+are callables from worker_app.py, one `ServedModel` for each model. Called by gRPC's threads. Refusals never reach a student;
+nothing here waits for anything but the student (or, before the first version and where the configuration says so, the teacher).
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -20,7 +20,7 @@ from protos.records import mint_record_id
 from protos.tensors import Array
 from registry.config import ModelSection
 from serving.gateway.refusal import Refusal
-from serving.gateway.validation import check_inputs, check_model, check_version
+from serving.gateway.validation import check_inputs, check_version
 from serving.rpc.convert import Parameter, infer_response, read_parameters
 from serving.served import Served
 from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
@@ -59,7 +59,7 @@ Arrived = pb.ModelInferRequest | Oversize | Unreadable
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """How the servicer reaches the student.
+    """How the servicer reaches a model's student.
 
     Args:
         run: (inputs, deadline on time.monotonic or None) -> (logits [batch, classes], version).
@@ -72,76 +72,59 @@ class Student:
     no_answer: Callable[[EverstillError], Refusal]
 
 
-class Servicer:
-    """Answers the Open Inference Protocol for one model.
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """One model of the gateway.
 
     Args:
-        ask_teacher: (inputs, timeout_s) -> answer while there is no version, or None where that is off.
+        settings: its name and tensors.
+        student: who answers.
         capture: told about every answered request; must neither raise nor wait.
+        ask_teacher: (inputs, timeout_s) -> answer while there is no version, or None where that is off.
+        teacher_kind: what the teacher's output is; callers get logits whoever answers.
     """
 
+    settings: ModelSection
+    student: Student
+    capture: Callable[[Served], None]
+    ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None
+    teacher_kind: Literal["logits", "probabilities"] = "probabilities"
+
+    @property
+    def ready(self) -> bool:
+        """Whether a good request for this model would be answered now."""
+        return self.student.version() is not None or self.ask_teacher is not None
+
+
+def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
+    """Return the model of a name.
+
+    Raises:
+        Refusal: NOT_FOUND, with the names that are served.
+    """
+    model = models.get(name)
+    if model is None:
+        served = ", ".join(map(repr, models))
+        raise Refusal("NOT_FOUND", "unknown_model", f"unknown model {name[:64]!r}", fix=f"This gateway serves {served}")
+    return model
+
+
+class Servicer:
+    """Answers inference calls for several models, each by its name."""
+
     def __init__(
-        self,
-        model: ModelSection,
-        student: Student,
-        *,
-        capture: Callable[[Served], None],
-        ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None,
-        refuse_nan: bool,
-        max_message_bytes: int,
-        server_version: str,
+        self, models: Mapping[str, ServedModel], *, refuse_nan: bool, max_message_bytes: int, server_version: str
     ) -> None:
-        self._model = model
-        self._student = student
-        self._capture = capture
-        self._ask_teacher = ask_teacher
+        self.models = models
+        self.server_version = server_version
         self._refuse_nan = refuse_nan
         self._max_message_bytes = max_message_bytes
-        self._server_version = server_version
         self._log = structlog.get_logger()
 
     @property
     def ready(self) -> bool:
-        """Whether a good request would be answered now."""
-        return self._student.version() is not None or self._ask_teacher is not None
-
-    def server_live(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
-        """Say that the process lives."""
-        return pb.ServerLiveResponse(live=True)
-
-    def server_ready(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
-        """Say whether requests are answered."""
-        return pb.ServerReadyResponse(ready=self.ready)
-
-    def model_ready(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
-        """Say whether this model (and version) answers requests."""
-        live = self._student.version()
-        known = request.name == self._model.name and request.version in ("", live)
-        return pb.ModelReadyResponse(ready=known and self.ready)
-
-    def server_metadata(
-        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ServerMetadataResponse:
-        """Name the server."""
-        return pb.ServerMetadataResponse(name="everstill", version=self._server_version)
-
-    def model_metadata(
-        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ModelMetadataResponse:
-        """Name the model's tensors and its serving version."""
-        live = self._student.version()
-        try:
-            check_model(self._model, request.name)
-            check_version(live, request.version)
-        except Refusal as refusal:
-            _abort(refusal, context)
-        response = pb.ModelMetadataResponse(
-            name=self._model.name, versions=[live] if live else [], platform="onnxruntime_onnx"
-        )
-        for spec in self._model.inputs:
-            response.inputs.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        response.outputs.add(name=self._model.output, datatype="FP32", shape=[-1, self._model.num_classes])
-        return response
+        """Whether every model answers requests."""
+        return all(model.ready for model in self.models.values())
 
     def read_infer_request(self, data: bytes) -> Arrived:
         """Parse a request, unless it is too large to."""
@@ -158,7 +141,7 @@ class Servicer:
         try:
             response = self._infer(request, context)
         except Refusal as refusal:
-            _refuse(refusal, context)
+            refuse(refusal, context)
         except Exception:  # a supervision point: the caller gets a status, never a traceback, and the process lives
             REQUESTS.labels("INTERNAL", "bug").inc()
             self._log.exception("a request failed unexpectedly")
@@ -170,12 +153,12 @@ class Servicer:
     def refuse_overload(self, num_inside: int, context: grpc.ServicerContext) -> NoReturn:
         """Refuse a call that is one too many; it was not read."""
         message = f"{num_inside} requests are running or waiting already"
-        _refuse(Refusal("RESOURCE_EXHAUSTED", "overload", message, fix="Send fewer at once, or later"), context)
+        refuse(Refusal("RESOURCE_EXHAUSTED", "overload", message, fix="Send fewer at once, or later"), context)
 
     def refuse_stopping(self, context: grpc.ServicerContext) -> NoReturn:
         """Refuse a call that came after the word to stop; it was not read."""
         refusal = Refusal("UNAVAILABLE", "stopping", "this gateway is stopping", fix="Try again, there or elsewhere")
-        _refuse(refusal, context)
+        refuse(refusal, context)
 
     def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         if isinstance(request, Oversize):
@@ -198,32 +181,34 @@ class Servicer:
                 "the deadline passed before the request was read",
                 fix="Allow more time",
             )
-        check_model(self._model, request.model_name)
-        check_version(self._student.version(), request.model_version)
-        inputs = check_inputs(self._model, request, refuse_nan=self._refuse_nan)
+        model = find_model(self.models, request.model_name)
+        live = model.student.version()
+        check_version(live, request.model_version)
+        inputs = check_inputs(model.settings, request, refuse_nan=self._refuse_nan)
         record_id = mint_record_id()
         parameters = read_parameters(request.parameters)
-        if self._student.version() is None and self._ask_teacher is not None:
-            served = self._pass_through(inputs, record_id, parameters, remaining_s)
+        if live is None and model.ask_teacher is not None:
+            served = self._pass_through(model, inputs, record_id, parameters, remaining_s)
         else:
-            served = self._run_student(inputs, record_id, parameters, remaining_s)
+            served = self._run_student(model, inputs, record_id, parameters, remaining_s)
         check_version(served.version, request.model_version)  # a swap may have come between
         output_BC = served.teacher_output_BC if served.logits_BC is None else served.logits_BC
         assert output_BC is not None
         version = served.version or TEACHER_VERSION
         response = infer_response(
-            self._model.name,
+            model.settings.name,
             version,
-            {self._model.output: output_BC},
+            {model.settings.output: output_BC},
             request_id=request.id,
             parameters={"record_id": record_id.hex()},
         )
         ROWS.labels(version).inc(len(output_BC))
-        self._capture(served)
+        model.capture(served)
         return response
 
     def _run_student(
         self,
+        model: ServedModel,
         inputs: Mapping[str, Array],
         record_id: bytes,
         parameters: Mapping[str, Parameter],
@@ -232,24 +217,25 @@ class Servicer:
         start = time.perf_counter()
         deadline = None if remaining_s is None else time.monotonic() + remaining_s
         try:
-            logits_BC, version = self._student.run(inputs, deadline)
+            logits_BC, version = model.student.run(inputs, deadline)
         except EverstillError as error:
-            raise self._student.no_answer(error) from None
+            raise model.student.no_answer(error) from None
         latency_s = time.perf_counter() - start
         return Served(record_id, inputs, version, logits_BC, latency_s, None, "", 0.0, parameters)
 
     def _pass_through(
         self,
+        model: ServedModel,
         inputs: Mapping[str, Array],
         record_id: bytes,
         parameters: Mapping[str, Parameter],
         remaining_s: float | None,
     ) -> Served:
-        assert self._ask_teacher is not None
+        assert model.ask_teacher is not None
         PASS_THROUGH_ROWS.inc(len(next(iter(inputs.values()))))
         timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
         try:
-            answer = self._ask_teacher(inputs, timeout_s)
+            answer = model.ask_teacher(inputs, timeout_s)
         except EverstillError as error:
             raise Refusal(
                 "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
@@ -257,12 +243,12 @@ class Servicer:
         return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
 
 
-def _refuse(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
+def refuse(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
     REQUESTS.labels(refusal.code, refusal.reason).inc()
-    _abort(refusal, context)
+    abort(refusal, context)
 
 
-def _abort(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
+def abort(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
     """End the call with the refusal's status; gRPC's abort raises."""
     context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
     raise AssertionError("abort returned")

@@ -1,6 +1,6 @@
-"""What a request must be before it reaches the student: known model, right version, and every tensor as the model declares it.
+"""What a request must be before it reaches the student: right version, and every tensor as the model declares it.
 
-Decides which mistake is named first: model, version, contents, names, datatype, shape, values. Pure; any thread.
+Decides which mistake is named first: version, contents, names, datatype, shape, values. Pure; any thread.
 """
 
 import numpy as np
@@ -11,14 +11,6 @@ from protos.tensors import Array, datatype_of
 from registry.config import ModelSection, TensorSpec
 from serving.gateway.refusal import Refusal
 from serving.rpc.convert import read_inputs
-
-
-def check_model(model: ModelSection, name: str) -> None:
-    """Refuse a call for another model."""
-    if name != model.name:
-        raise Refusal(
-            "NOT_FOUND", "unknown_model", f"unknown model {name[:64]!r}", fix=f"This gateway serves {model.name!r}"
-        )
 
 
 def check_version(live: str | None, version: str) -> None:

@@ -14,7 +14,7 @@ from protos.tensors import Array
 from registry.config import ModelSection, TensorSpec
 from serving.config import GatewaySection
 from serving.gateway.server import CallersServer
-from serving.gateway.servicer import Servicer, Student, TeacherAnswer
+from serving.gateway.servicer import ServedModel, Servicer, Student, TeacherAnswer
 from serving.rpc.convert import infer_request
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.served import Served
@@ -143,10 +143,7 @@ def callers(
         no_answer=refusal_of,
     )
     servicer = Servicer(
-        TWO_INPUTS,
-        student,
-        capture=captured.append,
-        ask_teacher=ask_teacher,
+        {"two": ServedModel(TWO_INPUTS, student, captured.append, ask_teacher, "logits")},
         refuse_nan=gateway.refuse_nan,
         max_message_bytes=gateway.max_message_bytes,
         server_version="test",

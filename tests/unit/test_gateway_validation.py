@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protos import inference_pb2 as pb
 from protos.tensors import NUMPY_TYPES
 from serving.gateway.refusal import MAX_MESSAGE_CHARACTERS, Refusal
-from serving.gateway.validation import check_inputs, check_model, check_version
+from serving.gateway.validation import check_inputs, check_version
 from tests.support.callers import TWO_INPUTS, good_inputs, good_request
 
 #: Reasons are labels of a metric: a caller must not be able to make new ones.
@@ -88,7 +88,6 @@ def test_the_only_output_may_be_asked_for_by_name() -> None:
 
 @pytest.mark.parametrize(("live", "version"), [("v1", ""), ("v1", "v1"), (None, "")])
 def test_a_version_that_serves_or_none_is_accepted(live: str | None, version: str) -> None:
-    check_model(TWO_INPUTS, "two")
     check_version(live, version)
 
 
