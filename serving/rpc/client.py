@@ -1,104 +1,169 @@
-"""A small typed client of any Open Inference Protocol server over gRPC: arrays in, arrays out, errors as sentences.
+"""A small typed client of any Open Inference Protocol server over gRPC: arrays or texts in, arrays out, errors as sentences.
 
-Decides deadlines and how a status becomes an error. Retries nothing. Used by the command line and the demo; thread-safe.
+    with InferenceClient("127.0.0.1:8001", retries=2) as client:
+        answer = client.infer("my-service", {"text": ["what is my balance"]})
+        print(answer.version, answer.outputs["logits"].argmax(axis=1))
+
+Decides deadlines and what is tried again: only where asked for, only UNAVAILABLE and RESOURCE_EXHAUSTED, after a random pause, inside
+the deadline, and never what was answered. A request that is tried again may be sampled twice. Thread-safe. `serving.rpc.aio` is
+its twin for asyncio, serving/rpc/errors.py the tree of its errors.
 """
 
-import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
 
 import grpc
 
 from protos import inference_pb2 as pb
-from protos.errors import UnavailableError
-from protos.tensors import Array
-from serving.rpc.convert import Parameter, infer_request, read_outputs, read_parameters
+from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, Input, answer_of, requests_of
+from serving.rpc.convert import Parameter
+from serving.rpc.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Retry,
+    RpcError,
+    Unavailable,
+    Unimplemented,
+    as_error,
+)
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.rpc.stream import DEFAULT_WINDOW, Stream
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-
-
-class RpcError(UnavailableError):
-    """A call that got no answer. `code` is the gRPC status code's name."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """One answered call. `outputs` are read-only arrays [batch, ...]; `latency_s` is as the caller saw it."""
-
-    outputs: dict[str, Array]
-    version: str
-    parameters: dict[str, Parameter]
-    latency_s: float
+__all__ = [
+    "Answer",
+    "DeadlineExceeded",
+    "InferenceClient",
+    "InvalidRequest",
+    "NotFound",
+    "Overloaded",
+    "RpcError",
+    "Unavailable",
+    "Unimplemented",
+]
 
 
 class InferenceClient:
-    """A connection to one server.
+    """A connection to one server; also a context manager, which closes it.
 
     Args:
         address: host:port.
-        timeout_s: deadline of every call.
+        timeout_s: deadline of a call that names none, its retries included.
+        retries: how often a call is tried again at most.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, address: str, *, timeout_s: float = 5.0, retries: int = 0) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ],
-        )
+        self._timeout_s = timeout_s
+        self._retry = Retry(retries)
+        self._channel = grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS))
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
+    def __enter__(self) -> "InferenceClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def infer(
-        self, model: str, inputs: Mapping[str, Array], *, parameters: Mapping[str, Parameter] | None = None
+        self,
+        model: str,
+        inputs: Mapping[str, Input],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Ask a model.
 
-        Raises:
-            RpcError: the server refused, was away, or missed the deadline.
-        """
-        start = time.perf_counter()
-        try:
-            response = self._stub.ModelInfer(
-                infer_request(model, inputs, parameters=parameters), timeout=self._timeout_s
-            )
-        except grpc.RpcError as error:
-            raise _as_error(self.address, error) from None
-        latency_s = time.perf_counter() - start
-        return Answer(read_outputs(response), response.model_version, read_parameters(response.parameters), latency_s)
+        Args:
+            inputs: an array [batch, ...] for each input, or texts for a BYTES input.
+            version: the only version that may answer; any where empty.
+            outputs: names of the outputs wanted; all where empty.
 
-    def ready(self) -> bool:
-        """Return whether the server says that it is ready; False where it is away."""
+        Raises:
+            RpcError: the server refused, was away, or missed the deadline. TensorError: inputs or answer aren't tensors.
+        """
+        request = Ask(model, version, tuple(outputs), parameters).request(inputs, request_id)
+        start = time.monotonic()
+        response, retries = self._call(self._stub.ModelInfer, request, timeout_s)
+        return answer_of(response, time.monotonic() - start, retries)
+
+    def stream(
+        self,
+        model: str,
+        requests: Iterable[Mapping[str, Input]],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout_s: float | None = None,
+        window: int = DEFAULT_WINDOW,
+    ) -> Iterator[Answer | RpcError]:
+        """Ask many times over one stream, without waiting for one answer before the next request; yield answers in order.
+
+        An error of one request is yielded in its place, and the stream goes on. Leaving the generator ends the stream.
+
+        Args:
+            requests: inputs of each request; read in a thread of its own, only `window` ahead of what was yielded.
+            timeout_s: longest wait for one request's answer.
+
+        Raises:
+            RpcError: the stream broke, and its retries are used up. Whatever `requests` raises.
+        """
+        stream = Stream(
+            self._stub.ModelStreamInfer,
+            self.address,
+            requests_of(Ask(model, version, tuple(outputs), parameters), requests),
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            retry=self._retry,
+            window=window,
+        )
+        return stream.answers()
+
+    def ready(self, model: str = "", *, timeout_s: float | None = None) -> bool:
+        """Return whether the server, or a model of it, says that it is ready; False where it is away."""
+        allowed_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return bool(self._stub.ServerReady(pb.ServerReadyRequest(), timeout=self._timeout_s).ready)
+            if model:
+                return bool(self._stub.ModelReady(pb.ModelReadyRequest(name=model), timeout=allowed_s).ready)
+            return bool(self._stub.ServerReady(pb.ServerReadyRequest(), timeout=allowed_s).ready)
         except grpc.RpcError:
             return False
 
-    def metadata(self, model: str) -> pb.ModelMetadataResponse:
+    def metadata(self, model: str, *, timeout_s: float | None = None) -> pb.ModelMetadataResponse:
         """Return what the server says of a model; raises RpcError as `infer`."""
-        try:
-            response: pb.ModelMetadataResponse = self._stub.ModelMetadata(
-                pb.ModelMetadataRequest(name=model), timeout=self._timeout_s
-            )
-        except grpc.RpcError as error:
-            raise _as_error(self.address, error) from None
+        response: pb.ModelMetadataResponse
+        response, _ = self._call(self._stub.ModelMetadata, pb.ModelMetadataRequest(name=model), timeout_s)
         return response
+
+    def index(self, *, timeout_s: float | None = None) -> list[pb.RepositoryIndexResponse.ModelIndex]:
+        """Return the server's models with version and state; raises RpcError as `infer`."""
+        response, _ = self._call(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s)
+        return list(response.models)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
         self._channel.close()
 
-
-def _as_error(address: str, error: grpc.RpcError) -> RpcError:
-    code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
-    details = error.details() if isinstance(error, grpc.Call) else str(error)
-    return RpcError(f"{address} answered {code}: {details}", code)
+    def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> tuple[Any, int]:
+        """Call until it is answered, or trying again is over; returns the answer and the number of retries."""
+        allowed_s = self._timeout_s if timeout_s is None else timeout_s
+        end, retries = time.monotonic() + allowed_s, 0
+        while True:
+            try:
+                return method(request, timeout=max(0.0, end - time.monotonic())), retries
+            except grpc.RpcError as caught:
+                error = as_error(self.address, caught, timeout_s=allowed_s, retries=retries)
+            pause_s = self._retry.pause_s(error, retries, end - time.monotonic())
+            if pause_s is None:
+                raise error
+            time.sleep(pause_s)
+            retries += 1

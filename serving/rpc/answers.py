@@ -1,0 +1,160 @@
+"""What clients send and get, without a connection: requests from arrays or strings, answers, and a stream's requests in flight.
+
+Decides the order of a stream's answers: that of its requests. Used by the two clients; `InFlight` belongs to one thread at a time.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from protos import inference_pb2 as pb
+from protos.errors import TensorError
+from protos.tensors import Array, strings
+from serving.rpc.convert import Parameter, infer_request, read_outputs, read_parameters
+from serving.rpc.errors import RpcError, error_in_stream
+
+#: What an input may be given as: an array, or texts for a BYTES input.
+Input = Array | Sequence[str] | Sequence[bytes]
+MAX_MESSAGE_BYTES = 64 * 2**20
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answered call. `outputs` are read-only arrays [batch, ...]; `latency_s` is as the caller saw it, retries included."""
+
+    outputs: dict[str, Array]
+    version: str
+    parameters: dict[str, Parameter]
+    latency_s: float
+    request_id: str = ""
+    retries: int = 0
+
+    @property
+    def record_id(self) -> str:
+        """The gateway's own name for the request; empty from a server that gives none."""
+        return str(self.parameters.get("record_id", ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What is the same for each request of a call or stream.
+
+    Args:
+        outputs: names of the outputs to answer with; all where empty.
+    """
+
+    model: str
+    version: str = ""
+    outputs: tuple[str, ...] = ()
+    parameters: Mapping[str, Parameter] | None = None
+
+    def request(self, inputs: Mapping[str, Input], request_id: str = "") -> pb.ModelInferRequest:
+        """Return a request; raises TensorError where an input has no datatype in the protocol."""
+        arrays = {name: as_array(name, one) for name, one in inputs.items()}
+        request = infer_request(
+            self.model, arrays, outputs=self.outputs, request_id=request_id, parameters=self.parameters
+        )
+        request.model_version = self.version
+        return request
+
+
+def as_array(name: str, values: Input) -> Array:
+    """Return an input as an array of the protocol; texts become a BYTES array of UTF-8.
+
+    Raises:
+        TensorError: numbers that aren't an array: their datatype would be a guess.
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "US":
+            return values
+        texts: list[str | bytes] = values.reshape(-1).tolist()
+        return strings(texts).reshape(values.shape)
+    if isinstance(values, str | bytes) or not all(isinstance(one, str | bytes) for one in values):
+        raise TensorError(
+            f"input {name!r} is no array", fix="Give a numpy array of the model's type, or a list of texts"
+        )
+    return strings(values)
+
+
+def answer_of(response: pb.ModelInferResponse, latency_s: float, retries: int = 0) -> Answer:
+    """Return an answer; raises TensorError where the server's tensors can't be read."""
+    return Answer(
+        read_outputs(response),
+        response.model_version,
+        read_parameters(response.parameters),
+        latency_s,
+        response.id,
+        retries,
+    )
+
+
+class InFlight:
+    """The requests of one stream that aren't answered yet, and answers that wait for an earlier request's.
+
+    Args:
+        address: named in errors.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._next_id = 0
+        self._waiting: dict[str, tuple[pb.ModelInferRequest, float]] = {}
+        self._answered: dict[str, Answer | RpcError] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._answered)
+
+    @property
+    def oldest_s(self) -> float:
+        """Age of the oldest request without an answer, 0 where there is none."""
+        return max((time.monotonic() - at for _, at in self._waiting.values()), default=0.0)
+
+    @property
+    def num_unanswered(self) -> int:
+        """How many requests have no answer."""
+        return len(self._waiting)
+
+    def add(self, request: pb.ModelInferRequest) -> pb.ModelInferRequest:
+        """Note a request that is about to be sent, under an id that its answer will carry."""
+        request.id = str(self._next_id)
+        self._next_id += 1
+        self._waiting[request.id] = (request, time.monotonic())
+        return request
+
+    def unanswered(self) -> list[pb.ModelInferRequest]:
+        """Return what has to be sent again after a stream broke: nothing that was answered."""
+        return [request for request, _ in self._waiting.values()]
+
+    def take(self, response: pb.ModelStreamInferResponse) -> None:
+        """Note an answer; one without a known id belongs to the oldest request. One that nobody waits for is dropped."""
+        name = response.infer_response.id
+        if name not in self._waiting:
+            if name in self._answered or not self._waiting:
+                return
+            name = next(iter(self._waiting))
+        _, sent_at = self._waiting.pop(name)
+        self._answered[name] = (
+            error_in_stream(self._address, response)
+            if response.error_message
+            else answer_of(response.infer_response, time.monotonic() - sent_at)
+        )
+
+    def in_order(self) -> Iterator[Answer | RpcError]:
+        """Yield, and forget, the answers that no earlier request holds back."""
+        for name in sorted(self._answered, key=int):
+            if self._waiting and int(next(iter(self._waiting))) < int(name):
+                return
+            yield self._answered.pop(name)
+
+
+def requests_of(ask: Ask, many: Iterable[Mapping[str, Input]]) -> Iterator[pb.ModelInferRequest]:
+    """Return each inputs' request."""
+    return (ask.request(inputs) for inputs in many)
