@@ -80,7 +80,7 @@ def _spool(settings: ServingSettings, name: str, *, rows_of: Callable[[bytes], i
     """Each of the two spools has half of the bound."""
 
     def count_dropped(payloads: list[bytes], reason: str) -> None:
-        DROPPED.labels("served", reason).inc(sum(map(rows_of, payloads)))
+        DROPPED.labels("served", reason, settings.model.name).inc(sum(map(rows_of, payloads)))
 
     return Spool(
         settings.capture.dir / f"spool-{name}",
@@ -112,7 +112,9 @@ class TrialFollower:
         if trial is not None:
             incumbent, candidate = self._load(trial.incumbent), self._load(trial.candidate)
             whole = not self._settings.capture.redact
-            self._mirror.set_trial(OpenTrial(trial.trial_id, incumbent, candidate, inputs_are_whole=whole))
+            self._mirror.set_trial(
+                OpenTrial(trial.trial_id, incumbent, candidate, inputs_are_whole=whole, model=self._settings.model.name)
+            )
             self._open = trial.trial_id
             structlog.get_logger().info("trial opened", trial_id=trial.trial_id, candidate=candidate.version)
 

@@ -41,7 +41,7 @@ class Worker:
         self.slot = Slot()
         self.ring = Ring(settings.capture.dir / RING_FILE)
         self.capture = Capture(settings.capture, settings.teacher, settings.model, self.ring)
-        batcher = Batcher(self.slot, max_batch=gateway.max_batch)
+        batcher = Batcher(self.slot, max_batch=gateway.max_batch, model=settings.model.name)
         self.loader = Loader(
             open_store(settings.registry.url),
             self.slot,

@@ -29,7 +29,6 @@ from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
 TEACHER_VERSION = "teacher"
 #: Time that a pass-through call without a deadline may take, in seconds.
 PASS_THROUGH_TIMEOUT_S = 10.0
-ANSWERED = REQUESTS.labels("OK", "")
 
 
 class TeacherAnswer(Protocol):
@@ -138,17 +137,23 @@ class Servicer:
     def model_infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Answer a request from the student."""
         start = time.perf_counter()
+        name = self._counted_as(request)
         try:
             response = self._infer(request, context)
         except Refusal as refusal:
-            refuse(refusal, context)
+            refuse(refusal, context, name)
         except Exception:  # a supervision point: the caller gets a status, never a traceback, and the process lives
-            REQUESTS.labels("INTERNAL", "bug").inc()
+            REQUESTS.labels("INTERNAL", "bug", name).inc()
             self._log.exception("a request failed unexpectedly")
             context.abort(grpc.StatusCode.INTERNAL, "this gateway failed on the request; its log says why")
-        ANSWERED.inc()
-        REQUEST_SECONDS.observe(time.perf_counter() - start)
+        REQUESTS.labels("OK", "", name).inc()
+        REQUEST_SECONDS.labels(name).observe(time.perf_counter() - start)
         return response
+
+    def _counted_as(self, request: Arrived) -> str:
+        """Return the model that a call counts for: none where it names none that is served, lest callers make up names."""
+        name = request.model_name if isinstance(request, pb.ModelInferRequest) else ""
+        return name if name in self.models else ""
 
     def refuse_overload(self, num_inside: int, context: grpc.ServicerContext) -> NoReturn:
         """Refuse a call that is one too many; it was not read."""
@@ -202,7 +207,7 @@ class Servicer:
             request_id=request.id,
             parameters={"record_id": record_id.hex()},
         )
-        ROWS.labels(version).inc(len(output_BC))
+        ROWS.labels(version, model.settings.name).inc(len(output_BC))
         model.capture(served)
         return response
 
@@ -232,7 +237,7 @@ class Servicer:
         remaining_s: float | None,
     ) -> Served:
         assert model.ask_teacher is not None
-        PASS_THROUGH_ROWS.inc(len(next(iter(inputs.values()))))
+        PASS_THROUGH_ROWS.labels(model.settings.name).inc(len(next(iter(inputs.values()))))
         timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
         try:
             answer = model.ask_teacher(inputs, timeout_s)
@@ -243,8 +248,9 @@ class Servicer:
         return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
 
 
-def refuse(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:
-    REQUESTS.labels(refusal.code, refusal.reason).inc()
+def refuse(refusal: Refusal, context: grpc.ServicerContext, model: str = "") -> NoReturn:
+    """End the call, and count it for its model."""
+    REQUESTS.labels(refusal.code, refusal.reason, model).inc()
     abort(refusal, context)
 
 

@@ -39,6 +39,7 @@ class Capture:
         self._key = settings.seed.get_secret_value().encode()[:64]
         self._policy = policy_id(rate=settings.rate)
         self._teacher_kind = KINDS[teacher.kind]
+        self._model = model.name
         self._output = model.output
         self._ring = ring
         self._trial: tuple[str, float] = ("", 0.0)
@@ -53,7 +54,7 @@ class Capture:
         try:
             self._offer(served)
         except Exception:  # a supervision point: capture must never cost a caller the answer
-            DROPPED.labels(STRATUM_SERVED, "error").inc()
+            DROPPED.labels(STRATUM_SERVED, "error", self._model).inc()
             self._log.exception("a sample was lost to an error")
 
     def _offer(self, served: Served) -> None:
@@ -73,9 +74,9 @@ class Capture:
             sample = self._pack(served, row, record_id, arms, trial_id)
             if self._ring.append(sample.SerializeToString()):
                 for arm, _ in arms:
-                    SAMPLES.labels(arm).inc()
+                    SAMPLES.labels(arm, self._model).inc()
             else:
-                DROPPED.labels(sample.stratum, "ring_full").inc()
+                DROPPED.labels(sample.stratum, "ring_full", self._model).inc()
 
     def _pack(self, served: Served, row: int, record_id: bytes, arms: Arms, trial_id: str) -> records.Sample:
         rows = {name: array[row : row + 1] for name, array in served.inputs.items()}

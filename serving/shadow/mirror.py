@@ -240,7 +240,7 @@ class Mirror:
                 self._count_teacher(lot, "refused", getattr(error, "attempts", 1))
                 self._missing("refused", len(lot))
                 self._log.warning("the teacher refused samples", rows=len(lot), error=str(error))
-        BREAKER_OPEN.set(self._breaker_open())
+        BREAKER_OPEN.labels(self._identity.model).set(self._breaker_open())
         return answered, unanswered
 
     def _ask_lot(self, lot: list[records.LogitPair]) -> None:
@@ -254,7 +254,7 @@ class Mirror:
             inputs, before_attempt=lambda: next(reserved, False) or self._budget.reserve(len(lot))
         )
         self._count_teacher(lot, "answered", answer.attempts)
-        TEACHER_SECONDS.observe(answer.latency_s)
+        TEACHER_SECONDS.labels(self._identity.model).observe(answer.latency_s)
         for place, pair in enumerate(lot):
             pair.teacher.version = answer.version
             pair.teacher.kind = self._identity.teacher_kind  # type: ignore[assignment]
@@ -276,8 +276,9 @@ class Mirror:
         except UnavailableError as error:
             self._log.error("samples find no place and wait", error=str(error), messages=len(self._unplaced_messages))
             return False
-        SPOOL_BYTES.set(self._waiting_teacher.num_bytes + self._waiting_stream.num_bytes)
-        RING_BYTES.set(self._ring.pending_bytes)
+        model = self._identity.model
+        SPOOL_BYTES.labels(model).set(self._waiting_teacher.num_bytes + self._waiting_stream.num_bytes)
+        RING_BYTES.labels(model).set(self._ring.pending_bytes)
         return True
 
     def _publish(self, messages: list[Message]) -> bool:
@@ -301,7 +302,7 @@ class Mirror:
         if messages:
             self._publisher.publish(messages)
         for message in messages:
-            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1]).inc(message.num_records)
+            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1], self._identity.model).inc(message.num_records)
 
     def _drain(self) -> int:
         """Move one lot of spooled work on; returns how much."""
@@ -354,19 +355,19 @@ class Mirror:
 
     def _missing(self, reason: str, rows: int) -> None:
         self._counts["missing"] += rows
-        MISSING.labels(reason).inc(rows)
+        MISSING.labels(reason, self._identity.model).inc(rows)
 
     def _count_teacher(self, lot: list[records.LogitPair], outcome: str, attempts: int) -> None:
         for pair in lot:
             arm = ARM_TRIAL if pair.HasField("trial") else ARM_UNIFORM
-            TEACHER_ROWS.labels(arm, outcome).inc(attempts)
+            TEACHER_ROWS.labels(arm, outcome, self._identity.model).inc(attempts)
 
     def _report(self, *, now: bool = False) -> None:
         """Publish the capture report when it is due: denominators travel with the pairs."""
         if not now and time.monotonic() - self._reported_at < self._identity.report_interval_s:
             return
         self._reported_at = time.monotonic()
-        GAPS.inc(self._ring.gaps - self._reported_gaps)
+        GAPS.labels(self._identity.model).inc(self._ring.gaps - self._reported_gaps)
         self._reported_gaps = self._ring.gaps
         report = records.CaptureReport(
             gateway=self._identity.gateway,

@@ -39,6 +39,7 @@ class OpenTrial:
     incumbent: Student
     candidate: Student
     inputs_are_whole: bool = True
+    model: str = ""
     seen: set[bytes] = dataclasses.field(default_factory=set)
 
     def is_new(self, sample: records.Sample) -> bool:
@@ -55,7 +56,7 @@ class OpenTrial:
             incumbent_class = _top(self.incumbent.run(inputs))
         candidate_class = _top(self.candidate.run(inputs))
         agree = incumbent_class == candidate_class
-        TRIAL_ROWS.labels("yes" if agree else "no").inc()
+        TRIAL_ROWS.labels("yes" if agree else "no", self.model).inc()
         row = records.TrialRow(
             record_id=sample.record_id,
             input_key=sample.input_key,

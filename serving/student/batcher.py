@@ -52,11 +52,15 @@ class Batcher:
 
     Args:
         max_batch: rows in one run; a single request with more runs alone.
+        model: whose runs are counted.
     """
 
-    def __init__(self, slot: Slot, *, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, slot: Slot, *, max_batch: int, model: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._slot = slot
         self._max_batch = max_batch
+        self._batch_rows = BATCH_ROWS.labels(model)
         self._clock = clock
         self._lock = threading.Lock()
         self._busy = False
@@ -150,7 +154,7 @@ class Batcher:
         for one in alive:
             one.logits, one.version = logits_BC[start : start + one.num_rows], version
             start += one.num_rows
-        BATCH_ROWS.observe(start)
+        self._batch_rows.observe(start)
         self._remember(start, alive[0].shape)
 
     def _remember(self, num_rows: int, shape: Shape) -> None:

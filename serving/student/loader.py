@@ -67,7 +67,7 @@ class Loader:
             self._log.exception("version failed in an unforeseen way", digest=digest)
             return self._refuse(digest, error, "unforeseen")
         drained = self._slot.swap(session, drain_deadline_s=self._drain_deadline_s)
-        SWAPS.inc()
+        SWAPS.labels(self._model.name).inc()
         self._log.info("version swapped in", version=session.version, digest=digest, drained=drained)
         self._prune()
         return None
@@ -110,6 +110,6 @@ class Loader:
         return session
 
     def _refuse(self, digest: str, error: Exception, reason: str) -> str:
-        REFUSED.labels(reason).inc()
+        REFUSED.labels(reason, self._model.name).inc()
         self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
         return f"{reason}: {error}"

@@ -115,8 +115,8 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
 
 def count(code: str, reason: str) -> float:
     """Return how many calls of this process ended so."""
-    labels = {"code": code, "reason": reason}
-    return REGISTRY.get_sample_value("everstill_gateway_requests_total", labels) or 0.0
+    named = [{"code": code, "reason": reason, "model": model} for model in ("", "two")]
+    return sum(REGISTRY.get_sample_value("everstill_gateway_requests_total", labels) or 0.0 for labels in named)
 
 
 @contextlib.contextmanager

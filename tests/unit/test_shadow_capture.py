@@ -151,7 +151,7 @@ def test_the_teachers_own_answer_travels_with_the_row_that_it_answered(tmp_path:
 
 def test_a_full_ring_drops_and_counts_and_nobody_waits(tmp_path: pathlib.Path) -> None:
     sampled = Sampled(tmp_path, ring_bytes=4096)
-    before = DROPPED.labels("served", "ring_full")._value.get()
+    before = DROPPED.labels("served", "ring_full", MODEL.name)._value.get()
 
     for _ in range(10):
         sampled.capture.offer(served(10))
@@ -159,17 +159,21 @@ def test_a_full_ring_drops_and_counts_and_nobody_waits(tmp_path: pathlib.Path) -
     num_samples = len(sampled.samples())
     assert 0 < num_samples < 100
     assert sampled.ring.rows_seen == 100
-    assert sampled.ring.dropped == 100 - num_samples == DROPPED.labels("served", "ring_full")._value.get() - before
+    assert (
+        sampled.ring.dropped
+        == 100 - num_samples
+        == DROPPED.labels("served", "ring_full", MODEL.name)._value.get() - before
+    )
 
 
 def test_an_error_costs_the_sample_and_not_the_answer(tmp_path: pathlib.Path) -> None:
     sampled = Sampled(tmp_path)
-    before = DROPPED.labels("served", "error")._value.get()
+    before = DROPPED.labels("served", "error", MODEL.name)._value.get()
 
     sampled.capture.offer(dataclasses.replace(served(), inputs={"bytes": np.array([["text"]])}))
 
     assert sampled.samples() == []
-    assert DROPPED.labels("served", "error")._value.get() == before + 1
+    assert DROPPED.labels("served", "error", MODEL.name)._value.get() == before + 1
 
 
 def test_threads_that_answer_at_once_lose_nothing(tmp_path: pathlib.Path) -> None:

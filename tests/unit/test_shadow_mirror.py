@@ -188,16 +188,16 @@ def test_while_the_stream_is_away_messages_wait_on_disk_and_keep_their_order(sha
 
 
 def test_a_published_record_is_counted_when_it_is_published(shadow: Shadow) -> None:
-    before = PUBLISHED.labels("pairs")._value.get()
+    before = PUBLISHED.labels("pairs", "m")._value.get()
     shadow.stream.away = True
     shadow.hand_over(uniform(5))
     shadow.settle()
-    assert PUBLISHED.labels("pairs")._value.get() == before
+    assert PUBLISHED.labels("pairs", "m")._value.get() == before
 
     shadow.stream.away = False
     shadow.settle()
 
-    assert PUBLISHED.labels("pairs")._value.get() - before == 5
+    assert PUBLISHED.labels("pairs", "m")._value.get() - before == 5
 
 
 def test_with_the_disk_full_too_nothing_more_is_read_and_nothing_is_lost(shadow: Shadow) -> None:

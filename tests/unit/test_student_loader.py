@@ -54,7 +54,7 @@ def room(tmp_path: pathlib.Path) -> Room:
 
 
 def refusals(reason: str) -> float:
-    return REGISTRY.get_sample_value("everstill_student_refused_total", {"reason": reason}) or 0.0
+    return REGISTRY.get_sample_value("everstill_student_refused_total", {"reason": reason, "model": "filetypes"}) or 0.0
 
 
 def archive(**arrays: np.ndarray) -> bytes:
