@@ -9,11 +9,11 @@ import json
 import os
 import pathlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from everstill import inspect
+from everstill import inspect, recipes
 from everstill.config import EverstillSettings
 from protos.errors import EverstillError, UnavailableError
 from registry.config import load
@@ -21,7 +21,7 @@ from registry.config import load
 DEFAULT_CONFIG = pathlib.Path("everstill.toml")
 INTERRUPTED = 130
 #: Packages of the demo, its gateway and its loop that the core does without.
-DEMO_NEEDS = ("magika", "matplotlib", "onnxruntime", "onnxscript", "prometheus_client", "torch")
+DEMO_NEEDS = ("matplotlib", "onnxruntime", "onnxscript", "prometheus_client", "torch")
 
 app = typer.Typer(
     add_completion=False,
@@ -34,6 +34,7 @@ ConfigOption = Annotated[
     pathlib.Path | None,
     typer.Option("--config", help="Configuration file; ./everstill.toml where it exists, else defaults."),
 ]
+RecipeName = Literal["filetypes", "clinc150", "nsl_kdd", "digits"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -52,15 +53,31 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-@app.command(epilog="Example: everstill demo --json > report.json")
+@app.command(epilog="Example: everstill demo --recipe digits --json > report.json")
 def demo(
     json_output: JsonOption = False,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="The stream: files, sentences, connections or pictures; see docs/recipes.md.")
+    ] = "filetypes",
     folder: Annotated[
         pathlib.Path, typer.Option(help="Folder for the run; emptied of an earlier demo.")
     ] = pathlib.Path("everstill-demo"),
-    requests: Annotated[int, typer.Option(min=200, help="Requests to send, each a different input.")] = 4800,
-    requests_per_s: Annotated[float, typer.Option(min=0.1, help="Pace of the client, in requests a second.")] = 24.0,
-    drift_share: Annotated[float, typer.Option(min=0.1, max=0.9, help="Share of the requests before the drift.")] = 0.5,
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            min=200,
+            show_default="the recipe's: 4800, 22500, 28587 or 6000",
+            help="Requests to send, each a different input. The gate needs about 1,000 to 2,000 for its first swap.",
+        ),
+    ] = None,
+    requests_per_s: Annotated[
+        float | None,
+        typer.Option(min=0.1, show_default="the recipe's", help="Pace of the client, in requests a second."),
+    ] = None,
+    drift_share: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=0.9, show_default="the recipe's", help="Share of the requests before the drift."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs' choice and order.")] = 0,
 ) -> None:
     """Show the whole loop on this machine: real teacher, real inputs, a drift, gated swaps. Takes under five minutes."""
@@ -69,7 +86,7 @@ def demo(
         raise UnavailableError(f"the demo needs {', '.join(missing)}", fix="Install everstill[serving,loop,demo]")
     from everstill.demo import story  # its plot needs matplotlib, which only this command has
 
-    plan = story.Plan(folder.absolute(), requests, requests_per_s, drift_share, seed)
+    plan = story.Plan(recipes.find(recipe), folder.absolute(), requests, requests_per_s, drift_share, seed)
     report = story.run(plan)
     if json_output:
         print(json.dumps(report))

@@ -16,7 +16,7 @@ from registry.bundle import version_of
 from registry.ledger import Line
 
 #: Time between two lines where there is no terminal, in seconds.
-LINE_INTERVAL_S = 10.0
+LINE_INTERVAL_S = 5.0
 #: Decisions shown at once.
 SHOWN = 6
 
@@ -60,12 +60,19 @@ class Display:
         return note
 
     def show(
-        self, view: View, *, num_sent: int, num_all: int, phase: str, latency_ms: tuple[float, float], failed: int
+        self,
+        view: View,
+        *,
+        num_sent: int,
+        num_all: int,
+        phase: str,
+        latency_ms: tuple[float, float] | None,
+        failed: int,
     ) -> None:
         """Bring the display up to date.
 
         Args:
-            latency_ms: median and 99th percentile of the newest requests, as the caller sees them.
+            latency_ms: median and 99th percentile of the newest requests, as the caller sees them; None before the first.
         """
         for line in view.lines[self._seen_lines :]:
             self.say(f"  {describe_line(line)}")
@@ -100,7 +107,7 @@ def describe_agreement(agreement: dict[str, Any] | None) -> str:
 
 
 def _rows(
-    view: View, num_sent: int, num_all: int, phase: str, latency_ms: tuple[float, float], failed: int
+    view: View, num_sent: int, num_all: int, phase: str, latency_ms: tuple[float, float] | None, failed: int
 ) -> list[tuple[str, str]]:
     loop, trial = view.loop, view.loop.get("trial")
     calls = f"{view.teacher_calls} = {view.teacher_calls / max(1, num_sent):.1%} of requests"
@@ -109,10 +116,12 @@ def _rows(
         ("serving", view.gateway.get("live") or "the teacher (no version yet)"),
         ("agreement", describe_agreement(loop.get("agreement"))),
         ("teacher calls", calls + (f", {view.dropped} samples dropped" if view.dropped else "")),
-        ("latency", f"p50 {latency_ms[0]:.1f} ms, p99 {latency_ms[1]:.1f} ms"),
+        ("latency", f"p50 {latency_ms[0]:.1f} ms, p99 {latency_ms[1]:.1f} ms" if latency_ms else "no answer yet"),
     ]
     if trial:
         counts = f"{trial['wins']} wins, {trial['losses']} losses, {trial['total']} requests"
+        if trial.get("requests_needed"):
+            counts += f" of about {trial['requests_needed']:,}"
         e = math.exp(min(trial["log_e"], 700.0))
         rows.append(("trial", f"{trial['candidate'][:6]} against {trial['incumbent'][:6]}: {counts}, E = {e:.3g}"))
     return rows

@@ -5,6 +5,7 @@ Pure.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -57,21 +58,50 @@ def agreement(sent: Sequence[Sent], scores: Scores, drift: int, first_student: i
         first_student: index of the first request that a student answered.
     """
     num = len(sent)
-    last_quarter = range(num - num // 4, num)
-    answered = [one for one in sent if not one.error and one.version != TEACHER_VERSION]
-
-    def served(indices: range) -> dict[str, Any]:
-        rows = [one.top_class == scores.teacher[one.index] for one in answered if one.index in indices]
-        return wilson(sum(rows), len(rows))
-
-    frozen = [scores.frozen[index] == scores.teacher[index] for index in last_quarter if scores.frozen[index] >= 0]
+    last_quarter, after = range(num - num // 4, num), range(drift, num)
     return {
-        "start": served(range(first_student, first_student + (num - first_student) // 10)),
-        "before_drift": served(range(drift - drift // 2, drift)),
-        "after_drift": served(range(drift, min(drift + AFTER_DRIFT, num))),
-        "end": served(last_quarter),
-        "frozen_end": wilson(sum(frozen), len(frozen)),
+        "start": served(sent, scores, range(first_student, first_student + (num - first_student) // 10)),
+        "before_drift": served(sent, scores, range(drift - drift // 2, drift)),
+        "after_drift": served(sent, scores, range(drift, min(drift + AFTER_DRIFT, num))),
+        "after": served(sent, scores, after),
+        "frozen_after": frozen(scores, after),
+        "end": served(sent, scores, last_quarter),
+        "frozen_end": frozen(scores, last_quarter),
     }
+
+
+def phases(sent: Sequence[Sent], scores: Scores, drifts: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the agreement of each stretch between two drifts, and of its second half: of the service and of the frozen student."""
+    bounds = [0, *drifts, len(sent)]
+    shown = []
+    for begin, end in itertools.pairwise(bounds):
+        whole, half = range(begin, end), range((begin + end) // 2, end)
+        shown.append(
+            {
+                "from": begin,
+                "to": end,
+                "served": served(sent, scores, whole),
+                "served_second_half": served(sent, scores, half),
+                "frozen": frozen(scores, whole),
+            }
+        )
+    return shown
+
+
+def served(sent: Sequence[Sent], scores: Scores, indices: range) -> dict[str, Any]:
+    """Return the share of a stretch's answers by a student whose top class is the teacher's."""
+    rows = [
+        one.top_class == scores.teacher[one.index]
+        for one in sent
+        if not one.error and one.version != TEACHER_VERSION and one.index in indices
+    ]
+    return wilson(sum(rows), len(rows))
+
+
+def frozen(scores: Scores, indices: range) -> dict[str, Any]:
+    """Return the same share for the student that served at the drift, of the rows that it was asked about."""
+    rows = [scores.frozen[index] == scores.teacher[index] for index in indices if scores.frozen[index] >= 0]
+    return wilson(sum(rows), len(rows))
 
 
 def latencies(sent: Sequence[Sent], scores: Scores) -> dict[str, float | None]:

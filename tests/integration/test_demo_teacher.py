@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 from magika import Magika
 
-from everstill.demo import corpus
-from everstill.demo.kinds import MAKERS
+from everstill.recipes import filetypes
+from everstill.recipes.kinds import MAKERS
 
-SOURCE = pathlib.Path(corpus.__file__).read_bytes()
+SOURCE = pathlib.Path(filetypes.__file__).read_bytes()
 CONTENTS = {name: make(SOURCE, 3) for name, make in MAKERS.items()} | {
     "python": SOURCE,
     "padded": b" \n\t" + SOURCE + b"\n \n",
@@ -47,7 +47,7 @@ def test_a_content_is_the_kind_that_magika_says(
 ) -> None:
     labels = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
 
-    probabilities_BC = session.run(["target_label"], {"bytes": corpus.features(CONTENTS[name])})[0]
+    probabilities_BC = session.run(["target_label"], {"bytes": filetypes.features(CONTENTS[name])})[0]
 
     expected = magika.identify_bytes(CONTENTS[name])
     assert labels[int(np.argmax(probabilities_BC))] == expected.prediction.dl.label

@@ -92,6 +92,20 @@ def test_without_a_terminal_the_state_is_one_whole_line(display: Display) -> Non
         assert part in text
 
 
+def test_an_open_trial_says_how_many_requests_it_takes(display: Display) -> None:
+    trial = {"candidate": "b" * 12, "incumbent": "a" * 12, "wins": 3, "losses": 1, "total": 40, "log_e": 0.5}
+
+    show(display, View(loop={"trial": {**trial, "requests_needed": 1234}}))
+
+    assert "3 wins, 1 losses, 40 requests of about 1,234" in shown(display)
+
+
+def test_before_the_first_answer_no_latency_is_claimed(display: Display) -> None:
+    display.show(View(), num_sent=0, num_all=100, phase="before the drift", latency_ms=None, failed=0)
+
+    assert "latency: no answer yet" in shown(display)
+
+
 def test_before_the_first_sample_no_agreement_is_claimed() -> None:
     assert describe_agreement(None) == "no sample yet"
 

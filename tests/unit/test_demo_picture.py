@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from everstill.demo.plot import plot
+from everstill.demo.plot import lines, plot
 from everstill.demo.score import TEACHER_VERSION, Scores, Sent
 
 VERSIONS = [
@@ -35,8 +35,29 @@ def test_a_picture_is_drawn_whoever_answered(tmp_path: pathlib.Path, first_stude
     versions = VERSIONS if first_student < 400 else []
     frozen = [-1] * 200 + [0] * 200 if versions else [-1] * 400
 
-    plot(tmp_path / "picture.png", sent, Scores([1] * 400, frozen, []), 200, versions, "a title")
+    trial = {"first_request": 350, "wins": 2, "losses": 1, "total": 30} if versions else None
+    report = {"drifts_at_requests": [200, 300], "versions": versions, "open_trial": trial}
+    plot(tmp_path / "picture.png", sent, Scores([1] * 400, frozen, []), report, "a title")
 
     width, height = size_of(tmp_path / "picture.png")
     assert width > 1000
     assert height > 500
+
+
+def test_up_to_the_drift_the_frozen_student_s_curve_is_the_service_s() -> None:
+    sent = [Sent(index, float(index), "a" * 12, int(index % 3 == 0), 0.01) for index in range(300)]
+
+    served, frozen = lines(sent, Scores([1] * 300, [-1] * 200 + [1] * 100, []), 200)
+
+    assert served[:200] == frozen[:200]
+    assert frozen[200:] == [1.0] * 100
+
+
+def test_many_swaps_and_a_long_stream_are_drawn_too(tmp_path: pathlib.Path) -> None:
+    sent = [Sent(index, float(index), "a" * 12, 1, 0.01) for index in range(9000)]
+    versions = [{"version": f"{place:012d}", "kind": "promote", "first_request": 600 * place} for place in range(14)]
+    report = {"drifts_at_requests": [3000], "versions": versions, "open_trial": None}
+
+    plot(tmp_path / "picture.png", sent, Scores([1] * 9000, [-1] * 3000 + [0] * 6000, []), report, "a title")
+
+    assert size_of(tmp_path / "picture.png")[0] > 1000

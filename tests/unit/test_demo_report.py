@@ -8,9 +8,15 @@ import pytest
 from everstill.demo import report
 from everstill.demo.score import TEACHER_VERSION, Scores, Sent
 from everstill.demo.watch import View
+from everstill.recipes import find
 from registry.ledger import Line
 
 FIRST, SECOND = "a" * 64, "b" * 64
+RECIPE = find("filetypes")
+TRIAL = {
+    "trial_id": "t-e", "candidate": "e" * 12, "incumbent": "a" * 12, "share": 0.5, "wins": 9, "losses": 4, "pending": 1, "total": 120,
+    "log_e": 0.4, "requests_needed": 1500,
+}  # fmt: skip
 EVIDENCE = {"verdict": "PASS", "log_e": 5.1, "alpha": 0.01, "wins": 16, "losses": 1, "total": 30}
 
 
@@ -45,10 +51,29 @@ def answers(*, failed_at: float | None = None) -> list[Sent]:
     return [Sent(one.index, one.time_s, "", -1, 0.1, "UNAVAILABLE") if one.time_s == failed_at else one for one in sent]
 
 
-def build(sent: list[Sent], *, lines: list[Line] = LEDGER, frozen: int = 0, dropped: int = 0) -> dict[str, Any]:
-    view = View(loop={"pairs": {"read": 80}}, lines=lines, teacher_calls=80, dropped=dropped)
+def build(
+    sent: list[Sent],
+    *,
+    lines: list[Line] = LEDGER,
+    frozen: int = 0,
+    dropped: int = 0,
+    trial: dict[str, Any] | None = None,
+    waited_s: float = 0.0,
+) -> dict[str, Any]:
+    view = View(loop={"pairs": {"read": 80}, "trial": trial}, lines=lines, teacher_calls=80, dropped=dropped)
     scores = Scores([1] * 400, [-1] * 200 + [frozen] * 200, [0.01] * 400)
-    return report.build(sent, scores, 200, view, frozen_version=FIRST[:12], wall_s=25.0)
+    return report.build(
+        sent,
+        scores,
+        (200, 300),
+        view,
+        recipe=RECIPE,
+        requests_per_s=24.0,
+        waited_s=waited_s,
+        trial_opened_at={TRIAL["trial_id"]: 350},
+        frozen_version=FIRST[:12],
+        wall_s=25.0,
+    )
 
 
 def test_the_report_holds_what_scripts_rely_on() -> None:
@@ -59,7 +84,9 @@ def test_the_report_holds_what_scripts_rely_on() -> None:
     assert body["teacher_calls"] == 80
     assert body["teacher_calls_ratio"] == 0.2
     assert (body["promotions"], body["rejections"]) == (1, 1)
-    assert set(body["agreement"]) == {"start", "before_drift", "after_drift", "end", "frozen_end"}
+    assert set(body["agreement"]) == {
+        "start", "before_drift", "after_drift", "after", "frozen_after", "end", "frozen_end",
+    }  # fmt: skip
     assert all({"estimate", "low", "high"} <= part.keys() for part in body["agreement"].values())
     assert set(body["latency_ms"]) == {"student_p50", "student_p99", "teacher_p50", "teacher_p99"}
     assert body["swap"] == {"count": 1, "failed_requests": 0}
@@ -89,7 +116,7 @@ def test_a_version_that_answered_nothing_has_no_first_request() -> None:
 
 
 def test_the_summary_gives_intervals_and_names_the_calls_that_are_not_counted() -> None:
-    text = report.summarise(build(answers()))
+    text = report.summarise(build(answers()), RECIPE)
 
     assert "400 requests were sent, 0 failed" in text
     assert "promoted 1 candidate, rejected 1 and found 1 inconclusive" in text
@@ -99,23 +126,52 @@ def test_the_summary_gives_intervals_and_names_the_calls_that_are_not_counted() 
 
 
 def test_the_summary_says_when_learning_gained_nothing() -> None:
-    assert "can't be told apart" in report.summarise(build(answers(), frozen=1))
+    assert "can't be told apart" in report.summarise(build(answers(), frozen=1), RECIPE)
 
 
 def test_the_summary_says_when_learning_did_harm() -> None:
     worse = [Sent(one.index, one.time_s, one.version, 0, one.latency_s) for one in answers()]
 
-    assert "the frozen student was better" in report.summarise(build(worse, frozen=1))
+    assert "the frozen student was better" in report.summarise(build(worse, frozen=1), RECIPE)
 
 
 def test_the_summary_says_when_no_student_ever_served() -> None:
     sent = [Sent(index, float(index), TEACHER_VERSION, 1, 0.01) for index in range(400)]
 
-    text = report.summarise(build(sent, lines=[]))
+    text = report.summarise(build(sent, lines=[]), RECIPE)
 
     assert "No student took over" in text
     assert "took over at request" not in text
 
 
 def test_the_summary_names_dropped_samples() -> None:
-    assert "3 samples had to be dropped" in report.summarise(build(answers(), dropped=3))
+    assert "3 samples had to be dropped" in report.summarise(build(answers(), dropped=3), RECIPE)
+
+
+def test_a_trial_that_was_open_at_the_end_is_in_the_report_and_in_the_summary() -> None:
+    body = build(answers(), lines=LEDGER[:1], trial=TRIAL)
+    text = report.summarise(body, RECIPE)
+
+    assert body["open_trial"] == {name: value for name, value in TRIAL.items() if name != "share"} | {
+        "first_request": 350
+    }
+    assert "There was no promotion" in text
+    assert (
+        "A trial was still open: 9 wins and 4 losses in 120 trial requests, and at these rates it would take 1,500"
+        in text
+    )
+    assert "A gated swap usually takes about 1,500 requests" in text
+
+
+def test_without_a_promotion_the_two_students_are_said_to_be_one() -> None:
+    sent = [Sent(index, float(index), FIRST[:12], 1, 0.002) for index in range(400)]
+
+    text = report.summarise(build(sent, lines=LEDGER[:1], frozen=1), RECIPE)
+
+    assert "the two are one and the same student" in text
+    assert "overlap" not in text
+
+
+def test_a_client_that_waited_for_the_loop_says_so() -> None:
+    assert "the client waited 12 s" in report.summarise(build(answers(), waited_s=12.3), RECIPE)
+    assert "waited" not in report.summarise(build(answers()), RECIPE)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everstill.demo.score import TEACHER_VERSION, Scores, Sent, agreement, latencies, rolling, wilson
+from everstill.demo.score import TEACHER_VERSION, Scores, Sent, agreement, latencies, phases, rolling, wilson
 
 
 def sent(num: int, agreeing: set[int], *, version: str = "v1", failed: set[int] | None = None) -> list[Sent]:
@@ -55,6 +55,8 @@ def test_each_stretch_counts_the_requests_that_its_name_says() -> None:
         "start": 90,
         "before_drift": 250,
         "after_drift": 200,
+        "after": 500,
+        "frozen_after": 500,
         "end": 250,
         "frozen_end": 250,
     }
@@ -66,6 +68,7 @@ def test_each_stretch_counts_the_requests_that_its_name_says() -> None:
         ("start", range(100, 190)),
         ("before_drift", range(250, 500)),
         ("after_drift", range(500, 700)),
+        ("after", range(500, 1000)),
         ("end", range(750, 1000)),
     ],
 )
@@ -81,6 +84,15 @@ def test_the_frozen_student_is_scored_on_the_last_quarter_by_its_own_answers() -
     parts = agreement(answers, scores(400, frozen_from=200, frozen_agrees=True), drift=200, first_student=10)
 
     assert (parts["end"]["estimate"], parts["frozen_end"]["estimate"]) == (0.0, 1.0)
+
+
+def test_each_stretch_between_two_drifts_is_shown_with_both_students() -> None:
+    shown = phases(sent(900, set(range(450, 600))), scores(900, frozen_from=300, frozen_agrees=True), [300, 600])
+
+    assert [(one["from"], one["to"]) for one in shown] == [(0, 300), (300, 600), (600, 900)]
+    assert [one["served"]["estimate"] for one in shown] == [0.0, 0.5, 0.0]
+    assert [one["served_second_half"]["estimate"] for one in shown] == [0.0, 1.0, 0.0]
+    assert [one["frozen"]["num"] for one in shown] == [0, 300, 300]
 
 
 def test_failed_requests_count_neither_for_nor_against() -> None:

@@ -1,9 +1,9 @@
-"""The demo's inputs: real files of this machine's own Python, then kinds of file that the standard library makes from them.
+"""The recipe filetypes: real files of this machine's own Python, then kinds of file that the standard library makes from them.
 
 Decides what is read and in which order; nothing is downloaded. Phase 1 is source, compiled and text files of the standard library
 and the installed packages. Phase 2, the drift, is archives, compressed streams, pickles, databases, pictures and so on, made by
 the standard library from files that phase 1 doesn't show, with some unseen files of phase 1 among them. Kinds are capped, equal
-inputs dropped, the order is seeded.
+inputs dropped, the order is seeded. The teacher is the model inside the magika wheel.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from everstill.demo.kinds import MAKERS
+from everstill.recipes.kinds import MAKERS
+from everstill.recipes.recipe import Material, Order, Recipe
 from protos.errors import UnavailableError
 from protos.tensors import Array
 
@@ -46,7 +47,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """The demo's inputs in order; the drift is at index `drift`."""
+    """Inputs in order; the drift is at index `drift`."""
 
     items: list[Item]
     drift: int
@@ -67,10 +68,10 @@ def features(content: bytes) -> Array:
     return window
 
 
-def gather(
+def collect(
     num_before: int, num_after: int, seed: int, on_progress: Callable[[str, int], None] = lambda *_: None
 ) -> Corpus:
-    """Gather the demo's inputs.
+    """Return the inputs of a stream.
 
     Args:
         num_before, num_after: inputs wanted before and after the drift; fewer where the machine has fewer.
@@ -100,6 +101,15 @@ def gather(
     rng.shuffle(before)
     rng.shuffle(after)
     return Corpus(before + after, len(before))
+
+
+def gather(order: Order) -> Material:
+    """Return the stream of this machine's files."""
+    drift = int(order.num_requests * order.drift_share)
+    inputs = collect(
+        drift, order.num_requests - drift, order.seed, lambda what, count: order.on_progress(f"{count:,} {what}")
+    )
+    return Material([{"bytes": item.features} for item in inputs.items], (inputs.drift,), "magika")
 
 
 def _candidates(rng: random.Random) -> list[pathlib.Path]:
@@ -184,3 +194,17 @@ def _read(path: pathlib.Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+RECIPE = Recipe(
+    name="filetypes",
+    summary="bytes: files of this machine's Python, 214 kinds, then kinds made from them",
+    num_requests=4800,
+    requests_per_s=24.0,
+    drift_share=0.5,
+    requests_for_a_swap=1500,
+    gathering="gathering real files of this Python, and making others from them",
+    rows_are="inputs",
+    after_drift="the inputs changed",
+    gather=gather,
+)

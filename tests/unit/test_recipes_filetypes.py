@@ -1,4 +1,4 @@
-"""The demo's inputs: what the teacher reads of a file, real files capped and made kinds distinct, the same for the same seed."""
+"""The recipe filetypes: what the teacher reads of a file, real files capped and made kinds distinct, the same for the same seed."""
 
 import gzip
 import pathlib
@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everstill.demo import corpus
-from everstill.demo.kinds import MAKERS
+from everstill.recipes import filetypes
+from everstill.recipes.kinds import MAKERS
 from protos.errors import UnavailableError
 
-SOURCE = pathlib.Path(corpus.__file__).read_bytes()
+SOURCE = pathlib.Path(filetypes.__file__).read_bytes()
 MAGIC = {
     "gzip": b"\x1f\x8b", "tar.gz": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zip": b"PK\3\4", "png": b"\x89PNG\r\n\x1a\n",
     "sqlite": b"SQLite format 3\0", "wav": b"RIFF", "pickle": b"\x80", "html": b"<!DOCTYPE html>", "email": b"Subject: file",
@@ -32,20 +32,20 @@ def python_of(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, num_file
 
 
 def test_a_short_content_loses_outer_white_space_and_is_padded_towards_the_middle() -> None:
-    window = corpus.features(b" \nab \n")[0]
+    window = filetypes.features(b" \nab \n")[0]
 
     assert bytes(window[:4].tolist()) == b"ab \n"
     assert bytes(window[-4:].tolist()) == b" \nab"
-    assert set(window[4:-4].tolist()) == {corpus.PADDING}
+    assert set(window[4:-4].tolist()) == {filetypes.PADDING}
 
 
 @given(st.binary(max_size=6000))
 def test_any_content_becomes_a_window_of_bytes_or_padding(content: bytes) -> None:
-    window = corpus.features(content)
+    window = filetypes.features(content)
 
     assert (window.shape, window.dtype) == ((1, 2048), np.int32)
     assert window.min() >= 0
-    assert window.max() <= corpus.PADDING
+    assert window.max() <= filetypes.PADDING
     head, tail = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
     assert window[0, : len(head)].tolist() == list(head)
     assert window[0, 2048 - len(tail) :].tolist() == list(tail)
@@ -81,21 +81,21 @@ def test_made_archives_and_databases_can_be_read_back() -> None:
 
 
 @pytest.fixture(scope="module")
-def gathered() -> corpus.Corpus:
+def gathered() -> filetypes.Corpus:
     """The inputs of a short demo, from this machine."""
-    return corpus.gather(150, 250, seed=7)
+    return filetypes.collect(150, 250, seed=7)
 
 
-def test_the_drift_comes_where_it_is_said(gathered: corpus.Corpus) -> None:
+def test_the_drift_comes_where_it_is_said(gathered: filetypes.Corpus) -> None:
     kinds = [item.kind for item in gathered.items]
 
     assert (len(kinds), gathered.drift) == (400, 150)
     assert not set(kinds[:150]) & set(MAKERS)
-    assert sum(kind in MAKERS for kind in kinds[150:]) == 250 - int(250 * corpus.OLD_SHARE)
+    assert sum(kind in MAKERS for kind in kinds[150:]) == 250 - int(250 * filetypes.OLD_SHARE)
     assert {kind for kind in kinds[150:] if kind in MAKERS} == set(MAKERS)
 
 
-def test_no_input_comes_twice(gathered: corpus.Corpus) -> None:
+def test_no_input_comes_twice(gathered: filetypes.Corpus) -> None:
     assert len({item.features.tobytes() for item in gathered.items}) == len(gathered.items)
 
 
@@ -104,9 +104,9 @@ def test_the_same_seed_gives_the_same_inputs_and_another_one_others(
 ) -> None:
     python_of(tmp_path, monkeypatch, num_files=60)
 
-    first, again, other = (corpus.gather(40, 40, seed) for seed in (1, 1, 2))
+    first, again, other = (filetypes.collect(40, 40, seed) for seed in (1, 1, 2))
 
-    def bytes_of(one: corpus.Corpus) -> list[bytes]:
+    def bytes_of(one: filetypes.Corpus) -> list[bytes]:
         return [item.features.tobytes() for item in one.items]
 
     assert bytes_of(first) == bytes_of(again)
@@ -118,7 +118,7 @@ def test_a_python_without_compiled_files_gets_them_compiled(
 ) -> None:
     python_of(tmp_path, monkeypatch, num_files=60)
 
-    kinds = [item.kind for item in corpus.gather(60, 40, 0).items[:60]]
+    kinds = [item.kind for item in filetypes.collect(60, 40, 0).items[:60]]
 
     assert {".py", ".pyc"} == set(kinds)
 
@@ -129,13 +129,13 @@ def test_a_python_with_too_few_files_is_an_error_that_says_what_to_do(
     python_of(tmp_path, monkeypatch, num_files=3)
 
     with pytest.raises(UnavailableError, match=r"only \d+ \+ \d+ usable files.*--requests"):
-        corpus.gather(500, 500, 0)
+        filetypes.collect(500, 500, 0)
 
 
 def test_progress_is_told_for_both_phases() -> None:
     told: list[tuple[str, int]] = []
 
-    corpus.gather(120, 120, 0, lambda what, count: told.append((what, count)))
+    filetypes.collect(120, 120, 0, lambda what, count: told.append((what, count)))
 
     assert told[0] == ("files of this Python", 100)
     assert ("files made from them", 102) in told
@@ -144,7 +144,7 @@ def test_progress_is_told_for_both_phases() -> None:
 
 @pytest.mark.slow
 def test_this_machine_has_enough_different_inputs_for_the_demo() -> None:
-    gathered = corpus.gather(1750, 1750, 0)
+    gathered = filetypes.collect(1750, 1750, 0)
 
     assert len(gathered.items) >= 3300
     assert 1600 <= gathered.drift <= len(gathered.items) - 1600
