@@ -38,6 +38,10 @@ BYTES = "BYTES"
 KNOWN_DATATYPES = (*NUMPY_TYPES, BYTES)
 #: What fills a window of text up; no byte has this value.
 TEXT_PADDING = 256
+#: As many as numpy has. Known before sizes are multiplied: a shape of a million sizes is a number that nobody can compute.
+MAX_DIMENSIONS = 64
+#: A name in a sentence is cut here: a caller may have made it up.
+MAX_NAME_CHARACTERS = 64
 _LENGTH = struct.Struct("<I")
 
 
@@ -76,17 +80,17 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         TensorError: unknown datatype, an impossible shape, or a byte count that the shape doesn't give.
     """
     dtype = numpy_type(datatype)
-    if any(dimension < 0 for dimension in shape):
-        raise TensorError(f"tensor {name!r} has a negative dimension in its shape {list(shape)}", reason="wrong_shape")
+    _check_shape(name, shape)
     if datatype == BYTES:
-        return _shaped(name, _split(name, raw, math.prod(shape)), shape)
+        return shaped(name, datatype, _split(name, raw), shape)
     expected_bytes = math.prod(shape) * dtype.itemsize
     if len(raw) != expected_bytes:
         raise TensorError(
-            f"tensor {name!r} of datatype {datatype} and shape {list(shape)} takes {expected_bytes} bytes, got {len(raw)}",
+            f"tensor {quoted(name)} of datatype {datatype} and shape {_few(shape)} takes {_many(expected_bytes)} bytes, "
+            f"got {len(raw)}",
             reason="wrong_bytes",
         )
-    return _shaped(name, np.frombuffer(raw, dtype), shape)
+    return shaped(name, datatype, np.frombuffer(raw, dtype), shape)
 
 
 def encode(array: Array) -> bytes:
@@ -122,6 +126,31 @@ def text_window(texts: Array, length: int) -> Array:
     return windows
 
 
+def _check_shape(name: str, shape: Sequence[int]) -> None:
+    if len(shape) > MAX_DIMENSIONS:
+        raise TensorError(
+            f"tensor {quoted(name)} has an impossible shape of {len(shape)} dimensions", reason="wrong_shape"
+        )
+    if any(dimension < 0 for dimension in shape):
+        raise TensorError(
+            f"tensor {quoted(name)} has a negative dimension in its shape {_few(shape)}", reason="wrong_shape"
+        )
+
+
+def quoted(name: str) -> str:
+    """Return a name as a sentence quotes it."""
+    return repr(name if len(name) <= MAX_NAME_CHARACTERS else name[:MAX_NAME_CHARACTERS] + "...")
+
+
+def _few(shape: Sequence[int]) -> str:
+    """Return a shape as a sentence quotes it; nobody needs its hundredth dimension."""
+    return str(list(shape)) if len(shape) <= 8 else f"[{', '.join(map(str, shape[:8]))}, ...]"
+
+
+def _many(number: int) -> str:
+    return str(number) if number < 2**63 else "more than 2**63"
+
+
 def _as_bytes(one: object) -> bytes:
     if isinstance(one, bytes):
         return one
@@ -130,8 +159,8 @@ def _as_bytes(one: object) -> bytes:
     raise TensorError(f"an array of strings holds {type(one).__name__}", fix="Give str or bytes")
 
 
-def _split(name: str, raw: bytes, num: int) -> Array:
-    """Return the strings [num] of a BYTES tensor's raw content."""
+def _split(name: str, raw: bytes) -> Array:
+    """Return the strings of a BYTES tensor's raw content, in one row."""
     parts: list[bytes] = []
     start = 0
     while start < len(raw):
@@ -140,25 +169,35 @@ def _split(name: str, raw: bytes, num: int) -> Array:
             end += _LENGTH.unpack_from(raw, start)[0]
         if end > len(raw) or end - start < _LENGTH.size:
             raise TensorError(
-                f"tensor {name!r} of datatype BYTES ends inside its string {len(parts)}",
+                f"tensor {quoted(name)} of datatype BYTES ends inside its string {len(parts)}",
                 fix="Send a 4-byte little-endian length and that many bytes for each",
                 reason="wrong_bytes",
             )
         parts.append(raw[start + _LENGTH.size : end])
         start = end
-    if len(parts) != num:
-        raise TensorError(f"tensor {name!r} has {len(parts)} strings, its shape says {num}", reason="wrong_bytes")
-    array: Array = np.empty(num, object)
+    array: Array = np.empty(len(parts), object)
     array[:] = parts
     return array
 
 
-def _shaped(name: str, flat: Array, shape: Sequence[int]) -> Array:
+def shaped(name: str, datatype: str, flat: Array, shape: Sequence[int]) -> Array:
+    """Return the values of a tensor in its shape.
+
+    Raises:
+        TensorError: the shape is impossible, or takes another number of values.
+    """
+    _check_shape(name, shape)
+    if math.prod(shape) != len(flat):
+        raise TensorError(
+            f"tensor {quoted(name)} of datatype {datatype} and shape {_few(shape)} takes {_many(math.prod(shape))} values, "
+            f"got {len(flat)}",
+            reason="wrong_bytes",
+        )
     try:
         return flat.reshape(tuple(shape))
-    except (ValueError, OverflowError) as error:  # more dimensions than numpy has, or sizes that overflow beside a zero
+    except (ValueError, OverflowError) as error:  # sizes that overflow beside a zero
         raise TensorError(
-            f"tensor {name!r} has an impossible shape of {len(shape)} dimensions: {error}", reason="wrong_shape"
+            f"tensor {quoted(name)} has an impossible shape {_few(shape)}: {error}", reason="wrong_shape"
         ) from None
 
 

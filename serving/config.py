@@ -25,6 +25,9 @@ class GatewaySection(Section):
     max_in_flight: int = Field(
         256, description="Requests being answered or waiting; one more is refused with RESOURCE_EXHAUSTED.", ge=1
     )
+    max_streams: int = Field(
+        64, description="ModelStreamInfer calls that may be open at once; each has a thread of its own.", ge=1, le=4096
+    )
     max_message_bytes: int = Field(16 * 2**20, description="Largest request or answer, in bytes.", ge=1024)
     max_batch: int = Field(16, description="Rows that the batcher joins into one run of the student.", ge=1)
     refuse_nan: bool = Field(True, description="Whether a floating-point input with NaN or infinity is refused.")

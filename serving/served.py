@@ -1,9 +1,21 @@
-"""What the servicer tells the rest of the worker about one answered request. Arrays are borrowed: read them, don't keep them."""
+"""What passes between the rooms of a worker: a student's answer, and what the servicer tells of one answered request.
+
+Arrays are borrowed: read them, don't keep them.
+"""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from protos.tensors import Array
+
+
+class StudentAnswer(NamedTuple):
+    """What a student answered: raw logits, its version, and those further outputs that were asked for, all [batch, ...]."""
+
+    logits_BC: Array
+    version: str
+    extra: Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)

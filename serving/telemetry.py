@@ -67,3 +67,4 @@ RING_BYTES = Gauge("everstill_shadow_ring_bytes", "Bytes waiting in the rings.",
 TRIAL_ROWS = Counter(
     "everstill_shadow_trial_rows_total", "Trial rows by whether incumbent and candidate agreed.", ["agree", "model"]
 )
+STREAMS = Gauge("everstill_gateway_streams", "Open ModelStreamInfer calls.", multiprocess_mode="livesum")

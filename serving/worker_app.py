@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from protos.errors import EverstillError
+from protos.errors import EverstillError, TensorError
 from protos.tensors import Array
 from registry import logs
 from registry.pointers import Trial
@@ -26,6 +26,7 @@ from serving.shadow.capture import Capture
 from serving.shadow.ring import RING_FILE, Ring
 from serving.student.batcher import Batcher, DeadlinePassed
 from serving.student.loader import Loader
+from serving.student.session import InputRefused, OutOfMemory
 from serving.student.slot import NoVersion, Slot
 from serving.teacher.client import TeacherAnswer, TeacherClient
 
@@ -53,7 +54,7 @@ class Worker:
         )
         self.teacher = TeacherClient(settings.teacher) if gateway.pass_through else None
         student = Student(
-            run=lambda inputs, deadline: batcher.run(inputs, deadline=deadline),
+            run=lambda inputs, deadline, extra: batcher.run(inputs, extra=extra, deadline=deadline),
             version=lambda: self.slot.version,
             no_answer=refusal_of,
         )
@@ -117,5 +118,11 @@ def refusal_of(error: EverstillError) -> Refusal:
         return Refusal("UNAVAILABLE", "no_version", error.message, fix=error.fix)
     if isinstance(error, DeadlinePassed):
         return Refusal("DEADLINE_EXCEEDED", "deadline", error.message, fix=error.fix)
+    if isinstance(error, TensorError):
+        return Refusal("INVALID_ARGUMENT", error.reason, error.message, fix=error.fix)
+    if isinstance(error, InputRefused):
+        return Refusal("INVALID_ARGUMENT", "student_refused", error.message, fix=error.fix)
+    if isinstance(error, OutOfMemory):
+        return Refusal("RESOURCE_EXHAUSTED", "out_of_memory", error.message, fix=error.fix)
     structlog.get_logger().error("the student failed on a request", error=str(error))
     return Refusal("INTERNAL", "student_failed", "the student failed on this request; the gateway's log says why")

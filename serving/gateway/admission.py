@@ -1,14 +1,16 @@
-"""Admission: the threads that answer callers, and how many calls may be running or waiting for them.
+"""Admission: the threads that answer callers, and how many requests may be running or waiting for them.
 
-Decides when a call is one too many; the server then refuses it at once, in a thread kept for that, so that a queue never grows
-without bound. Counts, never waits. Calls arrive in gRPC's own thread and end in those of the pool.
+Decides when a request is one too many; it is then refused at once, so that a queue never grows without bound. Counts, never
+waits. Calls arrive in gRPC's own thread and end in those of the pool; requests of a stream come and go in the stream's thread.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
+from serving.gateway.refusal import overload
 from serving.telemetry import IN_FLIGHT
 
 
@@ -17,7 +19,7 @@ class Admission(futures.ThreadPoolExecutor):
 
     Args:
         threads: calls that run at once.
-        max_in_flight: calls that run or wait at once.
+        max_in_flight: calls that run or wait at once, and requests of streams beside them.
     """
 
     def __init__(self, threads: int, max_in_flight: int) -> None:
@@ -28,12 +30,12 @@ class Admission(futures.ThreadPoolExecutor):
 
     @property
     def inside(self) -> int:
-        """Calls running or waiting."""
+        """Requests running or waiting."""
         return self._inside
 
     @property
     def full(self) -> bool:
-        """Whether one more call is one too many."""
+        """Whether one more is one too many."""
         return self._inside >= self._max_in_flight
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "futures.Future[Any]":
@@ -42,6 +44,21 @@ class Admission(futures.ThreadPoolExecutor):
         self._count(1)
         future.add_done_callback(lambda _: self._count(-1))
         return future
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count a request that runs in a thread of its own.
+
+        Raises:
+            Refusal: it is one too many.
+        """
+        if self.full:
+            raise overload(self._inside)
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
 
     def _count(self, change: int) -> None:
         with self._counting:

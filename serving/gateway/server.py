@@ -1,26 +1,31 @@
 """The gRPC server of a worker: which method leads where, admission, message limits, health, and the order of a graceful stop.
 
-The inference service is registered by hand, so that a request that is too large, unreadable or one too many is refused with a
-sentence and counted, instead of ending inside gRPC.
+The inference service is registered by hand, so that a request that is too large, unreadable, one too many or for a method that
+isn't answered is refused with a sentence, instead of ending inside gRPC.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos.errors import UnavailableError
+from protos.tensors import quoted
 from serving.config import GatewaySection
 from serving.gateway.admission import Admission
 from serving.gateway.catalogue import Catalogue
-from serving.gateway.servicer import Servicer
+from serving.gateway.reflection import Reflection
+from serving.gateway.refusal import Refusal, overload, stopping
+from serving.gateway.servicer import Servicer, abort, counted, unreadable
+from serving.gateway.stream import Streams
 
 SERVICE = "inference.GRPCInferenceService"
-MODEL_INFER = f"/{SERVICE}/ModelInfer"
+MODEL_INFER, MODEL_STREAM_INFER = f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"
 #: gRPC itself refuses what is larger than this times the limit; below, the refusal is ours and counted.
 HARD_LIMIT = 4
 #: While stopping: no new call for this long is quiet; it is waited for this long at most. In seconds.
@@ -35,6 +40,7 @@ class CallersServer:
         self._servicer = servicer
         self._health = health.HealthServicer()
         admission = Admission(settings.threads, settings.max_in_flight)
+        self._streams = Streams(servicer, admission, settings.max_streams)
         self._server = grpc.server(
             admission,
             options=[
@@ -43,9 +49,10 @@ class CallersServer:
                 ("grpc.max_send_message_length", settings.max_message_bytes * HARD_LIMIT),
             ],
         )
-        self._service = InferenceService(servicer, admission)
+        self._service = InferenceService(servicer, admission, self._streams)
         self._server.add_generic_rpc_handlers((self._service,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((Reflection((SERVICE, health.SERVICE_NAME)),))
 
     def start(self) -> str:
         """Open the port and return host:port.
@@ -83,6 +90,7 @@ class CallersServer:
         end = time.monotonic() + deadline_s
         self._health.enter_graceful_shutdown()
         self._service.stopping = True
+        self._streams.stop()
         quiet_by = time.monotonic() + min(MOST_QUIET_S, deadline_s)
         turned_away = -1
         while time.monotonic() < quiet_by and turned_away != self._service.num_turned_away:
@@ -94,52 +102,93 @@ class CallersServer:
 class InferenceService(grpc.GenericRpcHandler):
     """Leads a call to the servicer's method, or to a refusal. `service` is called in gRPC's own thread, one call at a time."""
 
-    def __init__(self, servicer: Servicer, admission: Admission) -> None:
+    def __init__(self, servicer: Servicer, admission: Admission, streams: Streams) -> None:
         self.stopping = False
         self.num_turned_away = 0
         self._admission = admission
-        catalogue = Catalogue(servicer)
-        methods: dict[str, tuple[Any, Any]] = {
-            "ServerLive": (catalogue.server_live, pb.ServerLiveRequest.FromString),
-            "ServerReady": (catalogue.server_ready, pb.ServerReadyRequest.FromString),
-            "ModelReady": (catalogue.model_ready, pb.ModelReadyRequest.FromString),
-            "ServerMetadata": (catalogue.server_metadata, pb.ServerMetadataRequest.FromString),
-            "ModelMetadata": (catalogue.model_metadata, pb.ModelMetadataRequest.FromString),
-            "ModelInfer": (servicer.model_infer, servicer.read_infer_request),
+        self._streams = streams
+        self._handlers = {
+            MODEL_INFER: grpc.unary_unary_rpc_method_handler(
+                servicer.model_infer, servicer.read_infer_request, _serialized
+            ),
+            MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(
+                streams, servicer.read_infer_request, _serialized
+            ),
+            **_catalogue_handlers(Catalogue(servicer)),
         }
-        self._handlers = {f"/{SERVICE}/{name}": _unary(*method) for name, method in methods.items()}
         pool = futures.ThreadPoolExecutor(1, thread_name_prefix="refusal")
-        self._one_too_many = _unary(
-            Refusing(lambda context: servicer.refuse_overload(admission.inside, context), pool), bytes
-        )
-        self._too_late = _unary(Refusing(servicer.refuse_stopping, pool), bytes)
+        self._one_too_many = _refusing(lambda: counted(overload(admission.inside)), pool)
+        self._too_many_streams = _refusing(lambda: counted(streams.too_many()), pool)
+        self._too_late = _refusing(lambda: counted(stopping()), pool)
+        self._refusals = pool
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return who answers a call; None is an unknown method."""
+        """Return who answers a call; None is a method of another service."""
         method = handler_call_details.method
-        if method == MODEL_INFER:
+        if method in (MODEL_INFER, MODEL_STREAM_INFER):
             if self.stopping:
                 self.num_turned_away += 1
                 return self._too_late
-            if self._admission.full:
+            if method == MODEL_INFER and self._admission.full:
                 return self._one_too_many
+            if method == MODEL_STREAM_INFER and self._streams.full:
+                return self._too_many_streams
+        if method not in self._handlers and method.startswith(f"/{SERVICE}/"):
+            refusal = _unknown(method.rpartition("/")[2], self._handlers)
+            return _refusing(lambda: refusal, self._refusals)
         return self._handlers.get(method)
 
 
 class Refusing:
     """Refuses a call unread, in a thread kept for that: it must not wait behind the calls that are inside."""
 
-    def __init__(self, refuse: Callable[[grpc.ServicerContext], object], pool: futures.ThreadPoolExecutor) -> None:
-        self._refuse = refuse
+    def __init__(self, why: Callable[[], Refusal], pool: futures.ThreadPoolExecutor) -> None:
+        self._why = why
         #: gRPC's name for "run this in that pool".
         self.experimental_thread_pool = pool
 
-    def __call__(self, request: bytes, context: grpc.ServicerContext) -> None:
-        """Refuse; gRPC calls this in place of ModelInfer."""
-        self._refuse(context)
+    def __call__(self, requests: object, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Refuse; gRPC calls this in place of the method."""
+        abort(self._why(), context)
 
 
-def _unary(method: Callable[..., Any], parse: Callable[[bytes], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
-    return grpc.unary_unary_rpc_method_handler(
-        method, request_deserializer=parse, response_serializer=lambda message: message.SerializeToString()
+def _refusing(why: Callable[[], Refusal], pool: futures.ThreadPoolExecutor) -> "grpc.RpcMethodHandler[Any, Any]":
+    """To a caller of a method with one request, an error without an answer looks the same from a stream."""
+    return grpc.stream_stream_rpc_method_handler(Refusing(why, pool))
+
+
+def _unknown(name: str, known: Iterable[str]) -> Refusal:
+    names = ", ".join(sorted(method.rpartition("/")[2] for method in known))
+    return Refusal(
+        "UNIMPLEMENTED", "unknown_call", f"this gateway has no call {quoted(name)}", fix=f"It answers {names}"
     )
+
+
+def _catalogue_handlers(catalogue: Catalogue) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    methods: dict[str, tuple[Callable[..., Any], Any]] = {
+        "ServerLive": (catalogue.server_live, pb.ServerLiveRequest),
+        "ServerReady": (catalogue.server_ready, pb.ServerReadyRequest),
+        "ModelReady": (catalogue.model_ready, pb.ModelReadyRequest),
+        "ServerMetadata": (catalogue.server_metadata, pb.ServerMetadataRequest),
+        "ModelMetadata": (catalogue.model_metadata, pb.ModelMetadataRequest),
+        "RepositoryIndex": (catalogue.repository_index, pb.RepositoryIndexRequest),
+        "RepositoryModelLoad": (catalogue.repository_model_load, pb.RepositoryModelLoadRequest),
+        "RepositoryModelUnload": (catalogue.repository_model_unload, pb.RepositoryModelUnloadRequest),
+    }
+    return {f"/{SERVICE}/{name}": _unary(*method) for name, method in methods.items()}
+
+
+def _unary(method: Callable[..., Any], message: Any) -> "grpc.RpcMethodHandler[Any, Any]":
+    def answer(data: bytes, context: grpc.ServicerContext) -> Any:
+        try:
+            request = message.FromString(data)
+        except DecodeError:
+            abort(unreadable(message.DESCRIPTOR.name), context)
+        return method(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(answer, None, _serialized)
+
+
+def _serialized(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data

@@ -7,28 +7,31 @@ nothing here waits for anything but the student (or, before the first version an
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NoReturn, Protocol
 
 import grpc
+import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 
 from protos import inference_pb2 as pb
 from protos.errors import EverstillError
 from protos.records import mint_record_id
-from protos.tensors import Array
+from protos.tensors import Array, quoted
 from registry.config import ModelSection
+from serving.gateway import validation
 from serving.gateway.refusal import Refusal
-from serving.gateway.validation import check_inputs, check_version
-from serving.rpc.convert import Parameter, infer_response, read_parameters
-from serving.served import Served
+from serving.rpc.convert import Parameter, infer_response
+from serving.served import Served, StudentAnswer
 from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
 
 #: What an answer's model_version says when the teacher gave it.
 TEACHER_VERSION = "teacher"
 #: Time that a pass-through call without a deadline may take, in seconds.
 PASS_THROUGH_TIMEOUT_S = 10.0
+#: A probability below this counts as this much when it becomes a logit.
+LEAST_PROBABILITY = 1e-12
 
 
 class TeacherAnswer(Protocol):
@@ -61,12 +64,12 @@ class Student:
     """How the servicer reaches a model's student.
 
     Args:
-        run: (inputs, deadline on time.monotonic or None) -> (logits [batch, classes], version).
+        run: (inputs, deadline on time.monotonic or None, names of further outputs) -> answer.
         version: the serving version's name, or None.
         no_answer: maps an error of `run` to a refusal.
     """
 
-    run: Callable[[Mapping[str, Array], float | None], tuple[Array, str]]
+    run: Callable[[Mapping[str, Array], float | None, Sequence[str]], StudentAnswer]
     version: Callable[[], str | None]
     no_answer: Callable[[EverstillError], Refusal]
 
@@ -104,12 +107,14 @@ def find_model(models: Mapping[str, ServedModel], name: str) -> ServedModel:
     model = models.get(name)
     if model is None:
         served = ", ".join(map(repr, models))
-        raise Refusal("NOT_FOUND", "unknown_model", f"unknown model {name[:64]!r}", fix=f"This gateway serves {served}")
+        raise Refusal(
+            "NOT_FOUND", "unknown_model", f"unknown model {quoted(name)}", fix=f"This gateway serves {served}"
+        )
     return model
 
 
 class Servicer:
-    """Answers inference calls for several models, each by its name."""
+    """Answers inference requests for several models, each by its name."""
 
     def __init__(
         self, models: Mapping[str, ServedModel], *, refuse_nan: bool, max_message_bytes: int, server_version: str
@@ -136,122 +141,159 @@ class Servicer:
 
     def model_infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Answer a request from the student."""
+        outcome = self.respond(request, context.time_remaining())
+        if isinstance(outcome, Refusal):
+            abort(outcome, context)
+        return outcome
+
+    def respond(self, request: Arrived, remaining_s: float | None) -> pb.ModelInferResponse | Refusal:
+        """Return a request's answer, or why there is none; either is counted."""
         start = time.perf_counter()
         name = self._counted_as(request)
         try:
-            response = self._infer(request, context)
+            response = self._answer(request, remaining_s)
         except Refusal as refusal:
-            refuse(refusal, context, name)
+            return counted(refusal, name)
+        except MemoryError:
+            message = "this gateway has no memory for the request"
+            return counted(
+                Refusal("RESOURCE_EXHAUSTED", "out_of_memory", message, fix="Send fewer rows in a request"), name
+            )
         except Exception:  # a supervision point: the caller gets a status, never a traceback, and the process lives
-            REQUESTS.labels("INTERNAL", "bug", name).inc()
             self._log.exception("a request failed unexpectedly")
-            context.abort(grpc.StatusCode.INTERNAL, "this gateway failed on the request; its log says why")
+            message = "this gateway failed on the request; its log says why"
+            return counted(Refusal("INTERNAL", "bug", message), name)
         REQUESTS.labels("OK", "", name).inc()
         REQUEST_SECONDS.labels(name).observe(time.perf_counter() - start)
         return response
 
     def _counted_as(self, request: Arrived) -> str:
-        """Return the model that a call counts for: none where it names none that is served, lest callers make up names."""
+        """Return the model that a request counts for: none where it names none that is served, lest callers make up names."""
         name = request.model_name if isinstance(request, pb.ModelInferRequest) else ""
         return name if name in self.models else ""
 
-    def refuse_overload(self, num_inside: int, context: grpc.ServicerContext) -> NoReturn:
-        """Refuse a call that is one too many; it was not read."""
-        message = f"{num_inside} requests are running or waiting already"
-        refuse(Refusal("RESOURCE_EXHAUSTED", "overload", message, fix="Send fewer at once, or later"), context)
-
-    def refuse_stopping(self, context: grpc.ServicerContext) -> NoReturn:
-        """Refuse a call that came after the word to stop; it was not read."""
-        refusal = Refusal("UNAVAILABLE", "stopping", "this gateway is stopping", fix="Try again, there or elsewhere")
-        refuse(refusal, context)
-
-    def _infer(self, request: Arrived, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        if isinstance(request, Oversize):
-            limit = self._max_message_bytes
-            raise Refusal(
-                "RESOURCE_EXHAUSTED",
-                "oversize",
-                f"the request has {request.num_bytes} bytes",
-                fix=f"Send at most {limit}",
-            )
-        if isinstance(request, Unreadable):
-            raise Refusal(
-                "INVALID_ARGUMENT", "unreadable", "the message is not a ModelInferRequest", fix="Send protobuf"
-            )
-        remaining_s = context.time_remaining()
-        if remaining_s is not None and remaining_s <= 0:
-            raise Refusal(
-                "DEADLINE_EXCEEDED",
-                "deadline",
-                "the deadline passed before the request was read",
-                fix="Allow more time",
-            )
+    def _answer(self, request: Arrived, remaining_s: float | None) -> pb.ModelInferResponse:
+        request = self._readable(request)
         model = find_model(self.models, request.model_name)
         live = model.student.version()
-        check_version(live, request.model_version)
-        inputs = check_inputs(model.settings, request, refuse_nan=self._refuse_nan)
+        validation.check_version(live, request.model_version)
+        parameters = validation.check_parameters(request)
+        remaining_s = validation.time_allowed(parameters, remaining_s)
+        wanted = validation.wanted_outputs(model.settings, request)
+        inputs = validation.check_inputs(model.settings, request, refuse_nan=self._refuse_nan)
+        num_rows = len(next(iter(inputs.values())))
+        validation.check_answer_size(model.settings, wanted, num_rows, self._max_message_bytes)
         record_id = mint_record_id()
-        parameters = read_parameters(request.parameters)
         if live is None and model.ask_teacher is not None:
-            served = self._pass_through(model, inputs, record_id, parameters, remaining_s)
+            if request.outputs and wanted != [model.settings.output]:
+                raise _student_only(next(name for name in wanted if name != model.settings.output))
+            served = _pass_through(model, inputs, record_id, parameters, remaining_s)
+            outputs = {model.settings.output: _logits_of(model, served)}
         else:
-            served = self._run_student(model, inputs, record_id, parameters, remaining_s)
-        check_version(served.version, request.model_version)  # a swap may have come between
-        output_BC = served.teacher_output_BC if served.logits_BC is None else served.logits_BC
-        assert output_BC is not None
+            answer, served = _run_student(model, inputs, wanted, record_id, parameters, remaining_s)
+            outputs = {model.settings.output: answer.logits_BC, **answer.extra}
+        validation.check_version(served.version, request.model_version)  # a swap may have come between
         version = served.version or TEACHER_VERSION
         response = infer_response(
             model.settings.name,
             version,
-            {model.settings.output: output_BC},
+            {name: outputs[name] for name in wanted if name in outputs},
             request_id=request.id,
             parameters={"record_id": record_id.hex()},
         )
-        ROWS.labels(version, model.settings.name).inc(len(output_BC))
+        if (num_bytes := response.ByteSize()) > self._max_message_bytes:
+            raise validation.oversized_answer(num_rows, num_bytes, "Send fewer rows in a request")
+        ROWS.labels(version, model.settings.name).inc(num_rows)
         model.capture(served)
         return response
 
-    def _run_student(
-        self,
-        model: ServedModel,
-        inputs: Mapping[str, Array],
-        record_id: bytes,
-        parameters: Mapping[str, Parameter],
-        remaining_s: float | None,
-    ) -> Served:
-        start = time.perf_counter()
-        deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        try:
-            logits_BC, version = model.student.run(inputs, deadline)
-        except EverstillError as error:
-            raise model.student.no_answer(error) from None
-        latency_s = time.perf_counter() - start
-        return Served(record_id, inputs, version, logits_BC, latency_s, None, "", 0.0, parameters)
-
-    def _pass_through(
-        self,
-        model: ServedModel,
-        inputs: Mapping[str, Array],
-        record_id: bytes,
-        parameters: Mapping[str, Parameter],
-        remaining_s: float | None,
-    ) -> Served:
-        assert model.ask_teacher is not None
-        PASS_THROUGH_ROWS.labels(model.settings.name).inc(len(next(iter(inputs.values()))))
-        timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
-        try:
-            answer = model.ask_teacher(inputs, timeout_s)
-        except EverstillError as error:
+    def _readable(self, request: Arrived) -> pb.ModelInferRequest:
+        if isinstance(request, Oversize):
             raise Refusal(
-                "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
-            ) from None
-        return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
+                "RESOURCE_EXHAUSTED",
+                "oversize",
+                f"the request has {request.num_bytes} bytes",
+                fix=f"Send at most {self._max_message_bytes}",
+            )
+        if isinstance(request, Unreadable):
+            raise unreadable("ModelInferRequest")
+        return request
 
 
-def refuse(refusal: Refusal, context: grpc.ServicerContext, model: str = "") -> NoReturn:
-    """End the call, and count it for its model."""
+def _run_student(
+    model: ServedModel,
+    inputs: Mapping[str, Array],
+    wanted: Sequence[str],
+    record_id: bytes,
+    parameters: Mapping[str, Parameter],
+    remaining_s: float | None,
+) -> tuple[StudentAnswer, Served]:
+    start = time.perf_counter()
+    deadline = None if remaining_s is None else time.monotonic() + remaining_s
+    extra = [name for name in wanted if name != model.settings.output]
+    try:
+        answer = model.student.run(inputs, deadline, extra)
+    except EverstillError as error:
+        raise model.student.no_answer(error) from None
+    latency_s = time.perf_counter() - start
+    return answer, Served(record_id, inputs, answer.version, answer.logits_BC, latency_s, None, "", 0.0, parameters)
+
+
+def _pass_through(
+    model: ServedModel,
+    inputs: Mapping[str, Array],
+    record_id: bytes,
+    parameters: Mapping[str, Parameter],
+    remaining_s: float | None,
+) -> Served:
+    assert model.ask_teacher is not None
+    PASS_THROUGH_ROWS.labels(model.settings.name).inc(len(next(iter(inputs.values()))))
+    timeout_s = PASS_THROUGH_TIMEOUT_S if remaining_s is None else min(remaining_s, PASS_THROUGH_TIMEOUT_S)
+    try:
+        answer = model.ask_teacher(inputs, timeout_s)
+    except EverstillError as error:
+        raise Refusal(
+            "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
+        ) from None
+    return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
+
+
+def _logits_of(model: ServedModel, served: Served) -> Array:
+    """Return the teacher's answer as what the output is named: raw logits, as a student gives them."""
+    output_BC = served.teacher_output_BC
+    assert output_BC is not None
+    if output_BC.shape[1] != model.settings.num_classes:
+        raise Refusal(
+            "UNAVAILABLE",
+            "teacher_wrong",
+            f"the teacher answered with {output_BC.shape[1]} classes, the model has {model.settings.num_classes}",
+            fix="Correct [teacher] or [model] in the gateway's configuration",
+        )
+    if model.teacher_kind == "logits":
+        return output_BC
+    logits_BC: Array = np.log(np.clip(output_BC, LEAST_PROBABILITY, None))
+    return logits_BC
+
+
+def _student_only(name: str) -> Refusal:
+    message = f"the output {name!r} is the student's, and there is no student version yet"
+    return Refusal("UNAVAILABLE", "no_version", message, fix="Ask again later, or without it")
+
+
+def unreadable(message: str) -> Refusal:
+    """Return the refusal of bytes that are not the message that a call takes."""
+    return Refusal(
+        "INVALID_ARGUMENT",
+        "unreadable",
+        f"the message is not a {message} in protobuf, or has a string that is not UTF-8",
+        fix="Send protobuf",
+    )
+
+
+def counted(refusal: Refusal, model: str = "") -> Refusal:
+    """Count a refusal for its model and return it."""
     REQUESTS.labels(refusal.code, refusal.reason, model).inc()
-    abort(refusal, context)
+    return refusal
 
 
 def abort(refusal: Refusal, context: grpc.ServicerContext) -> NoReturn:

@@ -10,7 +10,7 @@ import numpy as np
 
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
-from protos.tensors import Array, datatype_of, decode, encode, numpy_type
+from protos.tensors import BYTES, Array, datatype_of, decode, encode, numpy_type, quoted, shaped, strings
 
 Parameter = bool | int | float | str
 Tensor = pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor
@@ -28,9 +28,12 @@ CONTENTS_FIELD = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
 }
 #: What holds every value of a kind of datatype exactly, before its range is checked.
 WIDE_TYPES = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
+#: Datatypes of the protocol that numpy and ONNX Runtime have no arrays for, and what to send instead.
+NOT_SERVED = {"BF16": "FP32"}
 
 
 def infer_request(
@@ -58,12 +61,12 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
     Raises:
         TensorError: raw and typed contents mixed, a name sent twice, or contents that don't fit datatype and shape.
     """
-    return _read(request.inputs, request.raw_input_contents)
+    return _read("input", request.inputs, request.raw_input_contents)
 
 
 def read_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
     """Return an answer's tensors; raises as `read_inputs`."""
-    return _read(response.outputs, response.raw_output_contents)
+    return _read("output", response.outputs, response.raw_output_contents)
 
 
 def infer_response(
@@ -98,60 +101,74 @@ def write_parameters(target: MutableMapping[str, pb.InferParameter], parameters:
     for name, value in parameters.items():
         if isinstance(value, bool):
             target[name].bool_param = value
-        elif isinstance(value, int):
+        elif isinstance(value, int) and value < 2**63:
             target[name].int64_param = value
+        elif isinstance(value, int):
+            target[name].uint64_param = value
         elif isinstance(value, float):
             target[name].double_param = value
         else:
             target[name].string_param = value
 
 
-def _read(tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
+def _read(what: str, tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[str, Array]:
     if raw and len(raw) != len(tensors):
         raise TensorError(
-            f"the message has {len(tensors)} tensors but {len(raw)} raw contents",
+            f"the message has {len(tensors)} {what} tensors but {len(raw)} raw contents",
             fix="Send one raw content for each tensor, or none",
         )
     arrays: dict[str, Array] = {}
     for place, tensor in enumerate(tensors):
-        if tensor.name in arrays:
-            raise TensorError(f"tensor {tensor.name!r} is sent twice", fix="Send each tensor once")
+        name = tensor.name
+        if name in arrays:
+            raise TensorError(f"{what} {quoted(name)} is sent twice", fix="Send each tensor once")
+        if tensor.datatype in NOT_SERVED:
+            raise TensorError(
+                f"{what} {quoted(name)} has datatype {tensor.datatype}, which is not served",
+                fix=f"Convert it to {NOT_SERVED[tensor.datatype]}",
+                reason="wrong_datatype",
+            )
         if raw and tensor.HasField("contents"):
             raise TensorError(
-                f"tensor {tensor.name!r} has typed contents in a message with raw contents",
+                f"{what} {quoted(name)} has typed contents in a message with raw contents",
                 fix="Use one of the two for the whole message",
             )
         if raw:
-            arrays[tensor.name] = decode(tensor.name, tensor.datatype, tensor.shape, raw[place])
-            _check_booleans(tensor.name, arrays[tensor.name])
+            arrays[name] = decode(name, tensor.datatype, tensor.shape, raw[place])
+            _check_booleans(name, arrays[name])
         else:
-            arrays[tensor.name] = _from_contents(tensor)
+            arrays[name] = _from_contents(tensor)
     return arrays
 
 
 def _check_booleans(name: str, array: Array) -> None:
     """A byte that is neither 0 nor 1 is no boolean: what a model makes of it isn't defined."""
     if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
-        raise TensorError(f"tensor {name!r} of datatype BOOL has a byte that is neither 0 nor 1", fix="Send 0 or 1")
+        raise TensorError(
+            f"tensor {quoted(name)} of datatype BOOL has a byte that is neither 0 nor 1", fix="Send 0 or 1"
+        )
 
 
 def _from_contents(tensor: Tensor) -> Array:
     """Return a tensor's typed contents as an array of its datatype and shape."""
+    name = quoted(tensor.name)
     dtype = numpy_type(tensor.datatype)
     field = CONTENTS_FIELD.get(tensor.datatype)
     if field is None:
         raise TensorError(
-            f"tensor {tensor.name!r} of datatype {tensor.datatype} has no typed contents", fix="Send it as raw contents"
+            f"tensor {name} of datatype {tensor.datatype} has no typed contents", fix="Send it as raw contents"
         )
     for other, values in tensor.contents.ListFields():
         if other.name != field and values:
             raise TensorError(
-                f"tensor {tensor.name!r} of datatype {tensor.datatype} has {other.name}",
-                fix=f"Put its values in {field}",
+                f"tensor {name} of datatype {tensor.datatype} has {other.name}", fix=f"Put its values in {field}"
             )
-    wide: Array = np.array(getattr(tensor.contents, field), dtype=WIDE_TYPES[dtype.kind])
+    values = getattr(tensor.contents, field)
+    if tensor.datatype == BYTES:
+        return shaped(tensor.name, tensor.datatype, strings(values), tensor.shape)
+    wide: Array = np.array(values, dtype=WIDE_TYPES[dtype.kind])
     if dtype.kind in "iu" and wide.size and (wide.min() < np.iinfo(dtype).min or wide.max() > np.iinfo(dtype).max):
         raise TensorError(
-            f"tensor {tensor.name!r} has a value outside the range of {tensor.datatype}", fix="Use a wider datatype"
+            f"tensor {name} has a value outside the range of {tensor.datatype}", fix="Use a wider datatype"
         )
-    return decode(tensor.name, tensor.datatype, tensor.shape, wide.astype(dtype).tobytes())
+    return shaped(tensor.name, tensor.datatype, wide.astype(dtype), tensor.shape)

@@ -9,13 +9,14 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from protos.errors import EverstillError
 from protos.tensors import Array
-from serving.student.slot import Slot
+from serving.served import StudentAnswer
+from serving.student.slot import Session, Slot
 from serving.telemetry import BATCH_ROWS
 
 Shape = tuple[tuple[str, tuple[int, ...]], ...]
@@ -30,21 +31,21 @@ class DeadlinePassed(EverstillError):
 class _Waiting:
     """A request in the batcher: its rows, and what becomes of it."""
 
-    __slots__ = ("deadline", "error", "inputs", "logits", "num_rows", "shape", "signal", "version")
+    __slots__ = ("answer", "deadline", "error", "extra", "inputs", "num_rows", "shape", "signal")
 
-    def __init__(self, inputs: Mapping[str, Array], deadline: float | None) -> None:
+    def __init__(self, inputs: Mapping[str, Array], extra: Sequence[str], deadline: float | None) -> None:
         self.inputs = inputs
+        self.extra = extra
         self.deadline = deadline
         self.num_rows = len(next(iter(inputs.values())))
         self.shape: Shape = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
         self.signal: threading.Event | None = None
-        self.logits: Array | None = None
-        self.version = ""
+        self.answer: StudentAnswer | None = None
         self.error: Exception | None = None
 
     @property
     def settled(self) -> bool:
-        return self.logits is not None or self.error is not None
+        return self.answer is not None or self.error is not None
 
 
 class Batcher:
@@ -67,18 +68,21 @@ class Batcher:
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._recent: dict[tuple[int, Shape], None] = {}
 
-    def run(self, inputs: Mapping[str, Array], *, deadline: float | None = None) -> tuple[Array, str]:
-        """Return logits [batch, classes] and the version that gave them.
+    def run(
+        self, inputs: Mapping[str, Array], *, extra: Sequence[str] = (), deadline: float | None = None
+    ) -> StudentAnswer:
+        """Return logits [batch, classes], the version that gave them, and further outputs.
 
         Args:
             inputs: arrays [batch, ...], checked against the model already.
+            extra: names of further outputs; requests are joined whatever each of them wants.
             deadline: on this batcher's clock, in seconds.
 
         Raises:
             NoVersion, StudentError, DeadlinePassed: this request got no answer. Requests joined with one that the student
                 can't run still get theirs.
         """
-        mine = _Waiting(inputs, deadline)
+        mine = _Waiting(inputs, extra, deadline)
         with self._lock:
             leading = not self._busy
             if leading:
@@ -92,8 +96,8 @@ class Batcher:
             self._lead(mine)
         if mine.error is not None:
             raise mine.error
-        assert mine.logits is not None
-        return mine.logits, mine.version
+        assert mine.answer is not None
+        return mine.answer
 
     def recent_shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """Return the newest batch shapes that ran, by input name, for warming a version up."""
@@ -141,8 +145,7 @@ class Batcher:
         try:
             with self._slot.lease() as session:
                 inputs = alive[0].inputs if len(alive) == 1 else _join([one.inputs for one in alive])
-                logits_BC = session.run(inputs)
-                version = session.version
+                answer = _answer(session, inputs, {name for one in alive for name in one.extra})
         except Exception as error:  # a supervision point: whatever a run dies of, everybody who waits for it is told
             if len(alive) == 1:
                 alive[0].error = error
@@ -152,8 +155,10 @@ class Batcher:
             return
         start = 0
         for one in alive:
-            one.logits, one.version = logits_BC[start : start + one.num_rows], version
-            start += one.num_rows
+            rows = slice(start, start + one.num_rows)
+            own = {name: answer.extra[name][rows] for name in one.extra}
+            one.answer = StudentAnswer(answer.logits_BC[rows], answer.version, own)
+            start = rows.stop
         self._batch_rows.observe(start)
         self._remember(start, alive[0].shape)
 
@@ -166,6 +171,13 @@ class Batcher:
             if len(self._recent) > RECENT_SHAPES:
                 with contextlib.suppress(StopIteration):
                     del self._recent[next(iter(self._recent))]
+
+
+def _answer(session: Session, inputs: Mapping[str, Array], extra: set[str]) -> StudentAnswer:
+    if not extra:
+        return StudentAnswer(session.run(inputs), session.version, {})
+    logits_BC, further = session.run_with(inputs, sorted(extra))
+    return StudentAnswer(logits_BC, session.version, further)
 
 
 def _join(parts: list[Mapping[str, Array]]) -> dict[str, Array]:

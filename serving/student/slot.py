@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from protos.errors import UnavailableError
@@ -22,7 +22,11 @@ class Session(Protocol):
     digest: str
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        """Answer a batch."""
+        """Answer a batch with its logits."""
+        ...
+
+    def run_with(self, inputs: Mapping[str, Array], extra: Sequence[str]) -> tuple[Array, dict[str, Array]]:
+        """Answer a batch with its logits and these further outputs."""
         ...
 
 

@@ -60,10 +60,13 @@ CASES = {
         ("INVALID_ARGUMENT", "unknown_input", ("'colour'", "takes bytes, weights")),
     ),
     "missing input": (without("weights"), ("INVALID_ARGUMENT", "missing_input", ("'weights'", "Send it"))),
-    "no input": (changed(lambda r: r.ClearField("inputs")), ("INVALID_ARGUMENT", "bad_tensor", ("0 tensors", "2 raw"))),
+    "no input": (
+        changed(lambda r: r.ClearField("inputs")),
+        ("INVALID_ARGUMENT", "bad_tensor", ("0 input tensors", "2 raw")),
+    ),
     "unknown output": (
         changed(lambda r: r.outputs.add(name="embedding")),
-        ("INVALID_ARGUMENT", "unknown_output", ("'embedding'", "'logits'")),
+        ("INVALID_ARGUMENT", "unknown_output", ("'embedding'", "has logits")),
     ),
     "wrong datatype": (
         given(bytes=np.zeros((1, 4), np.float32)),
@@ -111,7 +114,7 @@ CASES = {
     ),
     "raw contents missing": (
         changed(lambda r: r.raw_input_contents.pop()),
-        ("INVALID_ARGUMENT", "bad_tensor", ("2 tensors", "1 raw contents")),
+        ("INVALID_ARGUMENT", "bad_tensor", ("2 input tensors", "1 raw contents")),
     ),
     "raw and typed": (
         changed(lambda r: r.inputs[0].contents.int_contents.append(1)),
@@ -123,7 +126,7 @@ CASES = {
     ),
     "too few typed values": (
         changed(lambda r: r.inputs[0].contents.int_contents.pop(), typed=True),
-        ("INVALID_ARGUMENT", "wrong_bytes", ("takes 16 bytes, got 12",)),
+        ("INVALID_ARGUMENT", "wrong_bytes", ("takes 4 values, got 3",)),
     ),
     "an input twice": (
         changed(repeat_first),

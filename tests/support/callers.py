@@ -2,15 +2,15 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import grpc
 import numpy as np
 from prometheus_client import REGISTRY
 
 from protos import inference_pb2 as pb
-from protos.tensors import Array
+from protos.tensors import Array, strings
 from registry.config import ModelSection, TensorSpec
 from serving.config import GatewaySection
 from serving.gateway.server import CallersServer
@@ -31,6 +31,16 @@ TWO_INPUTS = ModelSection(
     ),
     output="logits",
     num_classes=3,
+)
+#: The same with two further outputs, as FakeSession gives them.
+MORE_OUTPUTS = TWO_INPUTS.model_copy(
+    update={
+        "name": "more",
+        "extra_outputs": (
+            TensorSpec(name="double", datatype="INT64", shape=(-1,)),
+            TensorSpec(name="text", datatype="BYTES", shape=(-1,)),
+        ),
+    }
 )
 
 
@@ -67,6 +77,13 @@ class FakeSession:
         self.batches.append(len(first_B))
         return np.stack([first_B, 0 * first_B, 0 * first_B], axis=1).astype(np.float32)
 
+    def run_with(self, inputs: Mapping[str, Array], extra: Sequence[str]) -> tuple[Array, dict[str, Array]]:
+        """Answer a batch with further outputs: `double` is twice the first byte, `text` its digits."""
+        logits_BC = self.run(inputs)
+        first_B = inputs["bytes"][:, 0].astype(np.int64)
+        outputs = {"double": 2 * first_B, "text": strings(str(one) for one in first_B)}
+        return logits_BC, {name: outputs[name] for name in extra}
+
 
 class Gate:
     """Holds runs of a FakeSession until the test opens it."""
@@ -99,6 +116,12 @@ class Callers:
         """Ask the gateway."""
         return self.stub.ModelInfer(request, timeout=timeout_s)
 
+    def stream(
+        self, requests: Iterable[pb.ModelInferRequest], *, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        """Return the messages that a stream of requests is answered with."""
+        return iter(self.stub.ModelStreamInfer(iter(requests), timeout=20, metadata=metadata))
+
     def refusal(self, request: pb.ModelInferRequest, *, timeout_s: float = 10.0) -> tuple[str, str]:
         """Return status and sentence of a request that must be refused."""
         return refused(lambda: self.infer(request, timeout_s=timeout_s))
@@ -115,7 +138,7 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
 
 def count(code: str, reason: str) -> float:
     """Return how many calls of this process ended so."""
-    named = [{"code": code, "reason": reason, "model": model} for model in ("", "two")]
+    named = [{"code": code, "reason": reason, "model": model} for model in ("", "two", "more")]
     return sum(REGISTRY.get_sample_value("everstill_gateway_requests_total", labels) or 0.0 for labels in named)
 
 
@@ -124,9 +147,10 @@ def callers(
     session: FakeSession | None,
     *,
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None,
+    teacher_kind: Literal["logits", "probabilities"] = "logits",
     **settings: Any,
 ) -> Iterator[Callers]:
-    """Open a callers' port for `TWO_INPUTS`.
+    """Open a callers' port for `TWO_INPUTS` and `MORE_OUTPUTS`, answered by one student.
 
     Args:
         session: what the slot holds, or nothing.
@@ -138,12 +162,15 @@ def callers(
         slot.swap(session, drain_deadline_s=1.0)
     batcher = Batcher(slot, max_batch=gateway.max_batch)
     student = Student(
-        run=lambda inputs, deadline: batcher.run(inputs, deadline=deadline),
+        run=lambda inputs, deadline, extra: batcher.run(inputs, extra=extra, deadline=deadline),
         version=lambda: slot.version,
         no_answer=refusal_of,
     )
     servicer = Servicer(
-        {"two": ServedModel(TWO_INPUTS, student, captured.append, ask_teacher, "logits")},
+        {
+            model.name: ServedModel(model, student, captured.append, ask_teacher, teacher_kind)
+            for model in (TWO_INPUTS, MORE_OUTPUTS)
+        },
         refuse_nan=gateway.refuse_nan,
         max_message_bytes=gateway.max_message_bytes,
         server_version="test",

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from protos import inference_pb2 as pb
 from protos.tensors import NUMPY_TYPES
 from serving.gateway.refusal import MAX_MESSAGE_CHARACTERS, Refusal
-from serving.gateway.validation import check_inputs, check_version
-from tests.support.callers import TWO_INPUTS, good_inputs, good_request
+from serving.gateway.validation import (
+    check_answer_size,
+    check_inputs,
+    check_version,
+    time_allowed,
+    wanted_outputs,
+)
+from tests.support.callers import MORE_OUTPUTS, TWO_INPUTS, good_inputs, good_request
 
 #: Reasons are labels of a metric: a caller must not be able to make new ones.
 REASONS = {
@@ -18,7 +24,6 @@ REASONS = {
     "missing_input",
     "not_finite",
     "unknown_input",
-    "unknown_output",
     "wrong_bytes",
     "wrong_datatype",
     "wrong_shape",
@@ -79,11 +84,29 @@ def test_what_is_declared_comes_through_unchanged(num_rows: int) -> None:
         assert arrays[name].dtype == array.dtype
 
 
-def test_the_only_output_may_be_asked_for_by_name() -> None:
+def test_outputs_are_given_in_the_order_asked_for_and_all_where_none_is_named() -> None:
     request = good_request()
-    request.outputs.add(name="logits")
+    assert wanted_outputs(MORE_OUTPUTS, request) == ["logits", "double", "text"]
 
-    assert check_inputs(TWO_INPUTS, request, refuse_nan=True)
+    for name in ("text", "logits"):
+        request.outputs.add(name=name)
+
+    assert wanted_outputs(MORE_OUTPUTS, request) == ["text", "logits"]
+
+
+@pytest.mark.parametrize(("remaining_s", "timeout", "allowed"), [(None, 0, None), (5.0, 0, 5.0), (5.0, 2_000_000, 2.0)])
+def test_the_sooner_of_deadline_and_timeout_holds(
+    remaining_s: float | None, timeout: int, allowed: float | None
+) -> None:
+    assert time_allowed({"timeout": timeout}, remaining_s) == allowed
+
+
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_made() -> None:
+    check_answer_size(TWO_INPUTS, ["logits"], 8, 100)
+
+    with pytest.raises(Refusal, match="9 rows has 108 bytes") as caught:
+        check_answer_size(TWO_INPUTS, ["logits"], 9, 100)
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
 
 
 @pytest.mark.parametrize(("live", "version"), [("v1", ""), ("v1", "v1"), (None, "")])

@@ -101,7 +101,7 @@ def test_half_precision_has_no_typed_contents() -> None:
     assert "Send it as raw contents" in complaint(request)
 
 
-@pytest.mark.parametrize("datatype", ["BF16", "STRING", "int32", ""])
+@pytest.mark.parametrize("datatype", ["BF8", "STRING", "int32", ""])
 def test_an_unknown_datatype_is_refused_and_the_known_ones_are_named(datatype: str) -> None:
     assert "Use one of BOOL, UINT8" in complaint(raw(datatype, [1], b"1"))
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.tensors import Array
+from serving.served import StudentAnswer
 from serving.student.batcher import RECENT_SHAPES, Batcher, DeadlinePassed
 from serving.student.session import StudentError
 from serving.student.slot import NoVersion, Slot
@@ -39,9 +40,11 @@ class Company:
         assert gate.entered.acquire(timeout=10)
         self._num_waiting = 0
 
-    def add(self, inputs: Mapping[str, Array], deadline: float | None = None) -> "futures.Future[tuple[Array, str]]":
+    def add(
+        self, inputs: Mapping[str, Array], deadline: float | None = None, extra: tuple[str, ...] = ()
+    ) -> "futures.Future[StudentAnswer]":
         """Let one request wait behind those before."""
-        future = self._pool.submit(self._batcher.run, inputs, deadline=deadline)
+        future = self._pool.submit(self._batcher.run, inputs, extra=extra, deadline=deadline)
         self._num_waiting += 1
         wait_for(lambda: len(self._batcher._queue) == self._num_waiting, what="the request to wait")
         return future
@@ -68,9 +71,9 @@ def held(
 def test_a_request_that_finds_the_student_idle_runs_at_once_and_alone() -> None:
     session = FakeSession("v1")
 
-    logits_BC, version = batcher_of(session).run(rows(7, 8))
+    answer = batcher_of(session).run(rows(7, 8))
 
-    assert (logits_BC[:, 0].tolist(), version) == ([7.0, 8.0], "v1")
+    assert (answer.logits_BC[:, 0].tolist(), answer.version, answer.extra) == ([7.0, 8.0], "v1", {})
     assert session.batches == [2]
 
 
@@ -82,6 +85,22 @@ def test_requests_that_wait_together_run_together_and_see_their_own_rows() -> No
 
     assert [future.result()[0][:, 0].tolist() for future in waiting] == [[10, 11], [20, 21], [30, 31]]
     assert session.batches == [1, 6]
+
+
+def test_requests_that_want_different_outputs_run_together_and_get_what_they_want() -> None:
+    session, company = held()
+    plain, both = company.add(rows(1)), company.add(rows(2, 3), extra=("double", "text"))
+    double = company.add(rows(4), extra=("double",))
+
+    company.go()
+
+    assert plain.result().extra == {}
+    assert {name: array.tolist() for name, array in both.result().extra.items()} == {
+        "double": [4, 6],
+        "text": [b"2", b"3"],
+    }
+    assert double.result().extra["double"].tolist() == [8]
+    assert session.batches == [1, 4]
 
 
 def test_requests_of_other_shapes_are_not_joined() -> None:

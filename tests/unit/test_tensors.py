@@ -95,8 +95,8 @@ def test_text_is_sent_as_utf_8() -> None:
         (b"\x01\x00", "ends inside its string 0"),
         (b"\x02\x00\x00\x00a", "ends inside its string 0"),
         (b"\x00\x00\x00\x00\xff\xff\xff\xff", "ends inside its string 1"),
-        (b"", "has 0 strings, its shape says 2"),
-        (b"\x00\x00\x00\x00" * 3, "has 3 strings, its shape says 2"),
+        (b"", "takes 2 values, got 0"),
+        (b"\x00\x00\x00\x00" * 3, "takes 2 values, got 3"),
     ],
 )
 def test_strings_that_are_cut_or_too_few_are_refused(raw: bytes, sentence: str) -> None:
