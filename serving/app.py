@@ -24,6 +24,9 @@ ROOTS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one process until it is told to stop; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["describe"]:
+        return int(importlib.import_module("serving.describe_app").main(arguments[1:]))
     parser = argparse.ArgumentParser(prog="serving.app", description=__doc__)
     parser.add_argument("process", choices=sorted(ROOTS))
     parser.add_argument(

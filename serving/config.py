@@ -112,7 +112,10 @@ class TeacherServerSection(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8101, description="gRPC port.", ge=0, le=65_535)
-    onnx: str = Field("magika", description="Path of the ONNX file, or `magika` for the one inside the magika wheel.")
+    onnx: Literal["magika"] | pathlib.Path = Field(
+        "magika",
+        description="The ONNX file, relative to this file, or `magika` for the one inside the magika wheel.",
+    )
     name: str = Field("teacher", description="Model name that it answers to.")
     version: str = Field(
         "", description="Version that it reports; empty is the first 12 hex digits of the file's SHA-256."

@@ -24,11 +24,11 @@ def main(settings: ServingSettings) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    server, address = start(settings.teacher_server)
-    structlog.get_logger().info("teacher started", address=address, onnx=settings.teacher_server.onnx)
-    print(json.dumps({"event": "started", "address": address}), flush=True)
+    teacher = start(settings.teacher_server)
+    structlog.get_logger().info("teacher started", address=teacher.address, onnx=str(settings.teacher_server.onnx))
+    print(json.dumps({"event": "started", "address": teacher.address}), flush=True)
     while not stopping.wait(WAKE_S):
         pass  # a signal that another thread received is seen here, at the latest
-    server.stop(GRACE_S).wait(2 * GRACE_S)
+    teacher.stop(GRACE_S)
     structlog.get_logger().info("teacher stopped")
     return 0

@@ -1,45 +1,41 @@
 """The built-in teacher server: one ONNX file behind the Open Inference Protocol.
 
-Decides nothing about distillation: it answers what it is asked, and a bundle's student can be served by it as well. One ONNX
-Runtime session; runs are one at a time, since two at once on few cores only slow each other. gRPC threads wait their turn, and
-a call whose deadline passed while it waited is not run.
+Decides nothing about distillation: it answers what it is asked, and a bundle's student can be served by it as well. Runs are one
+at a time, since two at once on few cores only slow each other. gRPC threads wait their turn, and a call whose deadline passed
+while it waited is not run.
 """
 
-import hashlib
 import importlib.util
 import pathlib
 import threading
 from concurrent import futures
 
 import grpc
-import onnxruntime as ort
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos.errors import ConfigurationError, TensorError, UnavailableError
-from protos.tensors import Array
+from protos.tensors import quoted
 from serving.config import TeacherServerSection
 from serving.rpc.convert import infer_response, read_inputs
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+from serving.teacher.graph import OnnxGraph
 
-DATATYPES = {
-    "tensor(int32)": "INT32", "tensor(int64)": "INT64", "tensor(float)": "FP32", "tensor(float16)": "FP16", "tensor(double)": "FP64",
-    "tensor(uint8)": "UINT8", "tensor(int8)": "INT8", "tensor(bool)": "BOOL", "tensor(uint16)": "UINT16", "tensor(int16)": "INT16",
-    "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64",
-}  # fmt: skip
+MAGIKA = "magika"
 MAGIKA_MODEL = "models/standard_v3_3/model.onnx"
 MAX_MESSAGE_BYTES = 64 * 2**20
 #: Calls that may wait for their turn; one more is refused, and the asker's samples spool.
 MAX_WAITING = 256
+VERSION_DIGITS = 12
 
 
-def find_onnx(name: str) -> pathlib.Path:
+def find_onnx(name: str | pathlib.Path) -> pathlib.Path:
     """Return the path of a teacher's ONNX file; `magika` is the one inside the magika wheel, found without importing it.
 
     Raises:
         ConfigurationError: there is no such file.
     """
-    if name == "magika":
+    if name == MAGIKA:
         found = importlib.util.find_spec("magika")
         if found is None or found.origin is None:
             raise ConfigurationError(
@@ -48,7 +44,7 @@ def find_onnx(name: str) -> pathlib.Path:
         return pathlib.Path(found.origin).parent / MAGIKA_MODEL
     path = pathlib.Path(name)
     if not path.is_file():
-        raise ConfigurationError(f"teacher_server.onnx names {path}, which is not a file", fix="Name an ONNX file")
+        raise ConfigurationError(f"{path} is not a file", fix="Name an ONNX file (teacher_server.onnx)")
     return path
 
 
@@ -56,17 +52,15 @@ class TeacherServicer(GRPCInferenceServiceServicer):
     """Answers the protocol's calls from one session."""
 
     def __init__(self, settings: TeacherServerSection, path: pathlib.Path) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = settings.threads
-        options.inter_op_num_threads = 1
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # a supervision point: onnxruntime's errors share no other base class
-            raise ConfigurationError(f"{path} can't be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from None
+        self._graph = OnnxGraph(path, threads=settings.threads)
+        if not self._graph.wanted(()):
+            kinds = ", ".join(f"{one.name} ({one.datatype})" for one in self._graph.outputs)
+            raise ConfigurationError(
+                f"{path} has no output that is a tensor: {kinds}",
+                fix="Export it without zipmap: skl2onnx's options={'zipmap': False}",
+            )
         self._name = settings.name
-        with path.open("rb") as file:
-            self.version = settings.version or hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        self._inputs = {one.name: one for one in self._session.get_inputs()}
+        self.version = settings.version or self._graph.sha256[:VERSION_DIGITS]
         self._turn = threading.Lock()
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
@@ -94,13 +88,10 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         """Name inputs and outputs; -1 is any size."""
         self._check_model(request.name, request.version, context)
         response = pb.ModelMetadataResponse(name=self._name, versions=[self.version], platform="onnxruntime_onnx")
-        for target, nodes in (
-            (response.inputs, self._session.get_inputs()),
-            (response.outputs, self._session.get_outputs()),
-        ):
-            for node in nodes:
-                shape = [size if isinstance(size, int) else -1 for size in node.shape]
-                target.add(name=node.name, datatype=DATATYPES.get(node.type, node.type), shape=shape)
+        for target, tensors in ((response.inputs, self._graph.inputs), (response.outputs, self._graph.outputs)):
+            for tensor in tensors:
+                if tensor.served:
+                    target.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         return response
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
@@ -108,57 +99,41 @@ class TeacherServicer(GRPCInferenceServiceServicer):
         self._check_model(request.model_name, request.model_version, context)
         try:
             inputs = read_inputs(request)
-            self._check_inputs(inputs)
+            self._graph.check(inputs)
+            names = self._graph.wanted([one.name for one in request.outputs])
+            with self._turn:
+                if not context.is_active():
+                    context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
+                outputs = self._graph.run(names, inputs)
         except TensorError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        names = [one.name for one in request.outputs] or [one.name for one in self._session.get_outputs()]
-        known = {one.name for one in self._session.get_outputs()}
-        for name in names:
-            if name not in known:
-                context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT, f"unknown output {name!r}. Known are {', '.join(sorted(known))}"
-                )
-        with self._turn:
-            if not context.is_active():
-                context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
-            outputs = self._run(names, inputs, context)
         return infer_response(self._name, self.version, outputs, request_id=request.id)
-
-    def _run(self, names: list[str], inputs: dict[str, Array], context: grpc.ServicerContext) -> dict[str, Array]:
-        try:
-            return dict(zip(names, self._session.run(names, inputs), strict=True))
-        except Exception as error:  # a supervision point: a bad row must not end the server
-            context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"the model refused these inputs: {str(error).splitlines()[0]}"
-            )
-            raise AssertionError("abort raises") from error
 
     def _check_model(self, name: str, version: str, context: grpc.ServicerContext) -> None:
         if name != self._name:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model {name!r}. This server has {self._name!r}")
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model {quoted(name)}. This server has {self._name!r}")
         if version not in ("", self.version):
-            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown version {version!r}. This server has {self.version!r}")
-
-    def _check_inputs(self, inputs: dict[str, Array]) -> None:
-        if missing := self._inputs.keys() - inputs.keys():
-            raise TensorError(f"input {sorted(missing)[0]!r} is missing")
-        for name, array in inputs.items():
-            if name not in self._inputs:
-                raise TensorError(f"unknown input {name!r}", fix=f"Known are {', '.join(sorted(self._inputs))}")
-            node = self._inputs[name]
-            numpy_name = node.type.removeprefix("tensor(").removesuffix(")")
-            expected = {"float": "float32", "double": "float64"}.get(numpy_name, numpy_name)
-            if array.dtype.name != expected:
-                raise TensorError(f"input {name!r} is {array.dtype.name}, the model takes {expected}")
-            fits = len(array.shape) == len(node.shape) and all(
-                not isinstance(want, int) or want == have for want, have in zip(node.shape, array.shape, strict=True)
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"unknown version {quoted(version)}. This server has {self.version!r}"
             )
-            if not fits:
-                raise TensorError(f"input {name!r} has shape {list(array.shape)}, the model takes {node.shape}")
 
 
-def start(settings: TeacherServerSection) -> tuple[grpc.Server, str]:
-    """Load the model, open the port and return the running server and its address.
+class RunningTeacher:
+    """An open port with a teacher behind it."""
+
+    def __init__(self, server: grpc.Server, checks: health.HealthServicer, address: str) -> None:
+        self._server = server
+        self._checks = checks
+        self.address = address
+
+    def stop(self, grace_s: float) -> None:
+        """Tell health first, so that balancers turn away; let calls inside end; close."""
+        self._checks.enter_graceful_shutdown()
+        self._server.stop(grace_s).wait(2 * grace_s)
+
+
+def start(settings: TeacherServerSection) -> RunningTeacher:
+    """Load the model, open the port and return the running server.
 
     Raises:
         ConfigurationError: no such file, or not a model. UnavailableError: the port is taken.
@@ -176,7 +151,8 @@ def start(settings: TeacherServerSection) -> tuple[grpc.Server, str]:
     add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    for service in ("", settings.name):
+        checks.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
         port = server.add_insecure_port(f"{settings.host}:{settings.port}")
     except RuntimeError:
@@ -187,4 +163,4 @@ def start(settings: TeacherServerSection) -> tuple[grpc.Server, str]:
             fix="Stop what listens there or set teacher_server.port",
         )
     server.start()
-    return server, f"{settings.host}:{port}"
+    return RunningTeacher(server, checks, f"{settings.host}:{port}")

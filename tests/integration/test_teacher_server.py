@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from serving.rpc.client import InferenceClient, RpcError
 from serving.rpc.convert import infer_request
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.teacher import server as teacher_server
+from tests.support.graphs import classifier
 from tests.support.students import expected_logits, make_student_files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -122,7 +124,7 @@ def test_a_rows_answer_does_not_depend_on_its_batch(ours: InferenceClient) -> No
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({"bytes": ROWS.astype(np.int64)}, "is int64, the model takes int32"),
+        ({"bytes": ROWS.astype(np.int64)}, "is INT64, the model takes INT32"),
         ({"bytes": ROWS[:, :100]}, "has shape [3, 100]"),
         ({"bytes": ROWS[0]}, "has shape [2048]"),
         ({"words": ROWS}, "input 'bytes' is missing"),
@@ -181,6 +183,31 @@ def test_a_bundles_student_can_be_served_too(tmp_path: pathlib.Path) -> None:
     assert answer.version == "v7"
 
 
+def test_a_graph_with_strings_and_labels_is_served(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(classifier(classlabels_strings=["ham", "spam"]))
+    with teacher_process(tmp_path, onnx="model.onnx", name="spam") as (address, _):
+        client = InferenceClient(address)
+        answer = client.infer("spam", {"x": np.array([[3, 1], [0, 2]], np.float32)})
+        client.close()
+
+    assert answer.outputs["label"].tolist() == [b"ham", b"spam"]
+    assert answer.outputs["scores"].tolist() == [[3, 1], [0, 2]]
+
+
+def test_health_says_not_serving_while_it_stops(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(make_student_files()[MODEL])
+    teacher = teacher_server.start(TeacherServerSection(port=0, onnx=tmp_path / "model.onnx"))
+    with grpc.insecure_channel(teacher.address) as channel:
+        statuses = iter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20))
+        assert next(statuses).status == health_pb2.HealthCheckResponse.SERVING
+
+        stopping = threading.Thread(target=teacher.stop, args=(0.5,))
+        stopping.start()
+
+        assert next(statuses).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stopping.join()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_on_a_signal_and_frees_its_port(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     (tmp_path / "model.onnx").write_bytes(make_student_files()[MODEL])
@@ -224,13 +251,13 @@ def test_a_file_that_is_no_model_ends_it_with_one_line(tmp_path: pathlib.Path) -
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"nowhere\.onnx, which is not a file"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.onnx is not a file"):
         teacher_server.find_onnx("nowhere.onnx")
 
 
 def test_a_call_whose_deadline_passed_while_it_waited_is_not_run(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.onnx").write_bytes(make_student_files()[MODEL])
-    settings = TeacherServerSection(onnx=str(tmp_path / "model.onnx"))
+    settings = TeacherServerSection(onnx=tmp_path / "model.onnx")
     servicer = teacher_server.TeacherServicer(settings, tmp_path / "model.onnx")
 
     with pytest.raises(Aborted, match="DEADLINE_EXCEEDED"):
