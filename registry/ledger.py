@@ -112,7 +112,7 @@ class Ledger:
             raise LedgerError(f"{foreign[0]} is not a ledger line's name")
         # Only the highest number is taken from the listing: one that races with writers may show a line and not the one before.
         highest = max((int(pathlib.PurePosixPath(path).stem) for path in listed), default=0)
-        return [self._read(number) for number in range(1, highest + 1)]
+        return [self.line(number) for number in range(1, highest + 1)]
 
     def last(self) -> Line | None:
         """Return the newest line, or None."""
@@ -142,7 +142,12 @@ class Ledger:
     def _path(self, number: int) -> str:
         return f"{self._folder}/{number:08d}.json"
 
-    def _read(self, number: int) -> Line:
+    def line(self, number: int) -> Line:
+        """Return one line.
+
+        Raises:
+            LedgerError: it is missing, or isn't one.
+        """
         try:
             return Line.model_validate_json(self._store.get(self._path(number)).data)
         except NotFound:

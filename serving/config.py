@@ -19,11 +19,25 @@ class GatewaySection(Section):
         description="Name of this gateway in status objects and reports.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
     )
+    workers: int = Field(1, description="Processes that answer callers behind the one port.", ge=1, le=256)
+    pin_workers: bool = Field(
+        False, description="Whether each worker stays on one of the cores that the gateway may use, in turn (Linux)."
+    )
+    max_connection_age_s: float = Field(
+        0.0,
+        description=(
+            "Age at which a caller's connection is closed gracefully, in seconds, so that connections even out over workers; "
+            "0 is never."
+        ),
+        ge=0,
+    )
     threads: int = Field(
         32, description="Requests that a worker answers at once; more wait, up to max_in_flight.", ge=1, le=1024
     )
     max_in_flight: int = Field(
-        256, description="Requests being answered or waiting; one more is refused with RESOURCE_EXHAUSTED.", ge=1
+        256,
+        description="Requests of one worker being answered or waiting; one more is refused with RESOURCE_EXHAUSTED.",
+        ge=1,
     )
     max_streams: int = Field(
         64, description="ModelStreamInfer calls that may be open at once; each has a thread of its own.", ge=1, le=4096
@@ -41,6 +55,11 @@ class GatewaySection(Section):
         gt=0,
     )
     intra_op_threads: int = Field(1, description="ONNX Runtime threads of one run of the student.", ge=1)
+
+    @property
+    def address(self) -> str:
+        """host:port of the callers, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class RedactionRule(Section):
@@ -64,10 +83,10 @@ class CaptureSection(Section):
     )
     dir: pathlib.Path = Field(
         pathlib.Path("everstill-data/capture"),
-        description="Folder of ring and spool, relative to this file; private files.",
+        description="Folder of rings and spools, one folder in it for each model, relative to this file; private files.",
     )
     ring_bytes: int = Field(
-        64 * 2**20, description="Capacity of the ring between worker and mirror, in bytes.", ge=2**16
+        64 * 2**20, description="Capacity of each ring between a worker and the mirror, in bytes.", ge=2**16
     )
     spool_bytes: int = Field(
         2**30, description="Bound of the spool on disk, in bytes; the oldest goes first and is counted.", ge=2**16

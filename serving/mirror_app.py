@@ -1,12 +1,13 @@
-"""The mirror's process: composes ring, budget, teacher client, spools, publisher and, for trials, the two students.
+"""The mirror's process: composes rings, budget, teacher client, spools, publisher and, for trials, the two students of each model.
 
-Started by the gateway's parent beside its workers; stops when told to, or when the parent is gone, after emptying the ring.
+Started by the gateway's parent beside its workers; stops when told to, or when the parent is gone, after emptying the rings. One
+thread for each model; they share nothing but the stream's file. The control channel's thread loads the students of trials.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -22,41 +23,87 @@ from serving.control_channel import ControlChannel
 from serving.shadow.budget import Budget
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.publisher import EmbeddedPublisher, Message
-from serving.shadow.ring import RING_FILE, Ring
+from serving.shadow.rings import Rings, folder_of
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.student.session import StudentSession
 from serving.teacher.client import TeacherClient
 from serving.telemetry import DROPPED
 
+#: How often the main thread wakes up, in seconds: Python runs signal handlers only there.
+WAKE_S = 1.0
 KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
 
 
-def main(settings: ServingSettings) -> int:
-    """Mirror until told to stop; returns the exit code."""
+class MirroredModel:
+    """One model: its mirror with what it needs, in a thread of its own."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._teacher = TeacherClient(settings.teacher)
+        self._publisher = EmbeddedPublisher(settings.stream.path, retention_s=settings.stream.retention_s)
+        self.mirror = _compose(settings, self._teacher, self._publisher)
+        self.follower = TrialFollower(open_store(settings.registry.url), settings, self.mirror)
+        self._drain_deadline_s = settings.gateway.drain_deadline_s
+        self._log = structlog.get_logger(model=settings.model.name)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Mirror until told to stop, then empty the rings."""
+        self.mirror.run(stopping.is_set, stopping.wait)
+        emptied = self.mirror.empty(self._drain_deadline_s)
+        self._log.info("mirror stopped", ring_empty=emptied)
+        self._teacher.close()
+        self._publisher.close()
+
+
+class Threads:
+    """The models' threads. One that fails ends the process, which is started again: what it read is still in the rings."""
+
+    def __init__(self, models: Mapping[str, MirroredModel], stopping: threading.Event) -> None:
+        self.failed = False
+        self._stopping = stopping
+        self._threads = [
+            threading.Thread(target=self._run, args=(model,), name=f"mirror-{name}") for name, model in models.items()
+        ]
+
+    def run(self) -> None:
+        """Run until told to stop, or until one fails."""
+        for thread in self._threads:
+            thread.start()
+        while not self._stopping.wait(WAKE_S):
+            pass  # a signal that another thread received is seen here, at the latest
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, model: MirroredModel) -> None:
+        try:
+            model.run(self._stopping)
+        except Exception:  # a supervision point: the process ends, so that the parent knows
+            structlog.get_logger().exception("a mirror failed")
+            self.failed = True
+            self._stopping.set()
+
+
+def main(models: Mapping[str, ServingSettings]) -> int:
+    """Mirror every model until told to stop; returns the exit code."""
+    settings = next(iter(models.values()))
     logs.configure("mirror", settings.log)
     os.nice(settings.capture.mirror_nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    teacher = TeacherClient(settings.teacher)
-    publisher = EmbeddedPublisher(settings.stream.path, retention_s=settings.stream.retention_s)
-    mirror = _compose(settings, teacher, publisher)
-    follower = TrialFollower(open_store(settings.registry.url), settings, mirror)
-    channel = ControlChannel(lambda wish: _follow(follower, channel, wish), stopping.set)
+    mirrored = {name: MirroredModel(one) for name, one in models.items()}
+    channel = ControlChannel(lambda wish: _follow(mirrored, channel, wish), stopping.set)
     channel.start()
     channel.emit("started")
-    mirror.run(stopping.is_set, stopping.wait)
-    emptied = mirror.empty(settings.gateway.drain_deadline_s)
-    structlog.get_logger().info("mirror stopped", ring_empty=emptied)
-    teacher.close()
-    publisher.close()
+    threads = Threads(mirrored, stopping)
+    threads.run()
     channel.emit("stopped")
-    return 0
+    return 1 if threads.failed else 0
 
 
 def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: EmbeddedPublisher) -> Mirror:
-    ring = Ring(settings.capture.dir / RING_FILE)
+    folder = folder_of(settings.capture.dir, settings.model.name)
+    rings = Rings.open(folder)
     return Mirror(
         Identity(
             gateway=settings.gateway.id,
@@ -66,8 +113,8 @@ def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: Embed
             max_batch=settings.teacher.max_batch,
             report_interval_s=settings.capture.report_interval_s,
         ),
-        ring,
-        Budget(settings.teacher, ring),
+        rings,
+        Budget(settings.teacher, rings),
         teacher,
         publisher,
         waiting_teacher=_spool(settings, "teacher", rows_of=lambda payload: 1),
@@ -83,7 +130,7 @@ def _spool(settings: ServingSettings, name: str, *, rows_of: Callable[[bytes], i
         DROPPED.labels("served", reason, settings.model.name).inc(sum(map(rows_of, payloads)))
 
     return Spool(
-        settings.capture.dir / f"spool-{name}",
+        folder_of(settings.capture.dir, settings.model.name) / f"spool-{name}",
         max_bytes=settings.capture.spool_bytes // 2,
         retention_s=settings.capture.spool_retention_s,
         on_dropped=count_dropped,
@@ -123,10 +170,14 @@ class TrialFollower:
         return StudentSession.load(bundle, threads=self._settings.gateway.intra_op_threads)
 
 
-def _follow(follower: TrialFollower, channel: ControlChannel, wish: dict[str, Any]) -> None:
-    trial = Trial.model_validate(wish["trial"]) if wish["trial"] else None
-    try:
-        follower.follow(trial)
-    except EverstillError as error:
-        structlog.get_logger().error("trial can't be run", trial_id=wish["trial"]["trial_id"], error=str(error))
-        channel.emit("refused", digest=wish["trial"]["candidate"], reason=f"trial: {error}")
+def _follow(mirrored: Mapping[str, MirroredModel], channel: ControlChannel, wish: dict[str, Any]) -> None:
+    for name, model in mirrored.items():
+        wished = wish["models"][name]["trial"]
+        trial = Trial.model_validate(wished) if wished else None
+        try:
+            model.follower.follow(trial)
+        except EverstillError as error:
+            structlog.get_logger().error(
+                "trial can't be run", model=name, trial_id=wished["trial_id"], error=str(error)
+            )
+            channel.emit("refused", model=name, digest=wished["candidate"], reason=f"trial: {error}")

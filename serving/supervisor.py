@@ -1,23 +1,23 @@
-"""The gateway's parent process: starts worker and mirror, follows the registry's pointers, tells the children, merges metrics.
+"""The gateway's parent process: starts workers and mirror, follows the registry's pointers, tells the children, merges metrics.
 
-Decides nothing about quality: it follows the live pointer, and says in its status object what serves and what was refused, and
-why. A child that dies is started again with a growing pause. Order of a graceful stop: the worker first (health says so, calls
-inside end), then the mirror (it empties the ring), then metrics and status. Main thread follows; one thread reads each child.
+Decides nothing about quality: it follows the live pointers, and says in its status objects what serves and what was refused, and
+why. A child that dies is started again with a growing pause. Order of a graceful stop: the workers first (health says so, calls
+inside end), then the mirror (it empties the rings), then metrics and status. All is done by the main thread; one thread for each
+child passes on what the child says.
 """
 
 import collections
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+import queue
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -26,118 +26,142 @@ from prometheus_client import CollectorRegistry, multiprocess, start_http_server
 from protos.errors import ConfigurationError, EverstillError, FormatError, UnavailableError
 from registry import logs
 from registry.bundle import version_of
-from registry.pointers import Pointers
+from registry.ledger import Ledger
+from registry.pointers import Live, Pointers, Trial
 from registry.status import write_status
 from registry.store import open_store
 from serving.config import ServingSettings
-from serving.shadow import ring
+from serving.shadow import rings
+from serving.shadow.publisher import check_stream
+from serving.shadow.ring import create
+from serving.supervision.capture_lock import lock
+from serving.supervision.child import Child, Event
+from serving.supervision.port import HeldPort, address_of, hold
+from serving.supervision.rollout import Rollout, Target
+from serving.supervision.status import body_of
 
-#: Pause before a dead child is started again: first, and at most, in seconds.
-RESTART_S, MAX_RESTART_S = 0.5, 30.0
-#: Pause before a refused version is tried again (its bundle may be mended, a disk have room again): first, and at most.
-RETRY_S, MAX_RETRY_S = 2.0, 60.0
 #: A child that ends with one of these before it ever started has told its reason: starting it again changes nothing.
-HOPELESS = (ConfigurationError.exit_code, FormatError.exit_code, UnavailableError.exit_code)
-#: A child that lived this long is forgiven its earlier deaths.
-FORGIVEN_S = 60.0
+HOPELESS = {one.exit_code: one for one in (ConfigurationError, FormatError, UnavailableError)}
 REFUSED_KEPT = 10
 STATUS_INTERVAL_S = 2.0
+#: Beyond its own deadline, a stopping child has this long before it is killed, in seconds.
+STOP_SLACK_S = 5.0
+
+Heard = tuple[Child, object, Event]
 
 
 @dataclasses.dataclass
-class Child:
-    """A child process and what it said last."""
+class Followed:
+    """One model's pointers, and what was refused of late."""
 
-    name: str
-    process: subprocess.Popen[str] | None = None
-    started_at: float = 0.0
-    ever_started: bool = False
-    deaths: int = 0
-    start_after: float = 0.0
-    told: str = ""
-    address: str = ""
-    version: str | None = None
-    refusals: int = 0
-    retry_at: float | None = None
+    settings: ServingSettings
+    pointers: Pointers
+    target: Target
+    trial: Trial | None = None
+    refused: "collections.deque[dict[str, Any]]" = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=REFUSED_KEPT)
+    )
 
-    def tell(self, line: str) -> None:
-        """Write one line to the child; one that is gone will be told again when it is back, one that refused later."""
-        if self.process is None or self.process.stdin is None:
-            return
-        if line == self.told:
-            if self.retry_at is None or time.monotonic() < self.retry_at:
-                return
-        else:
-            self.refusals = 0
-        self.retry_at = None
-        try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            self.told = line
-        except (BrokenPipeError, ValueError):
-            self.told = ""
-
-    def refused(self) -> None:
-        """Note that it couldn't do what it was told, so that it is told again, ever more rarely."""
-        self.retry_at = time.monotonic() + min(RETRY_S * 2**self.refusals, MAX_RETRY_S)
-        self.refusals += 1
+    def note_refusal(self, digest: str, reason: str) -> None:
+        """List a refusal; one that is tried again and is still so is listed once."""
+        refused = {"version": version_of(digest), "reason": reason, "time_unix_s": time.time()}
+        if self.refused and all(self.refused[-1][key] == refused[key] for key in ("version", "reason")):
+            self.refused.pop()
+        self.refused.append(refused)
 
 
 class Supervisor:
-    """Runs one gateway: a worker, a mirror, one metrics port."""
+    """Runs one gateway: its workers behind one port, a mirror, one metrics port.
 
-    def __init__(self, settings: ServingSettings, config: pathlib.Path | None) -> None:
+    Args:
+        models: each model's settings, by name; sections that aren't a model's own are the same in all.
+    """
+
+    def __init__(self, models: Mapping[str, ServingSettings], config: pathlib.Path | None) -> None:
+        settings = next(iter(models.values()))
+        self._gateway = settings.gateway
         self._settings = settings
-        self._config = config
         self._store = open_store(settings.registry.url)
-        self._pointers = Pointers(self._store, settings.model.name)
         self._metrics_dir = pathlib.Path(tempfile.mkdtemp(prefix="everstill-metrics-"))
-        self._children = {name: Child(name) for name in ("worker", "mirror")}
-        self._wish: dict[str, Any] = {"live": None, "trial": None}
-        self._refused: collections.deque[dict[str, Any]] = collections.deque(maxlen=REFUSED_KEPT)
-        self._stopping = threading.Event()
-        self._metrics_address = ""
+        self._rollout = Rollout(list(models))
+        self._models = {
+            name: Followed(own, Pointers(self._store, name), self._rollout.targets[name])
+            for name, own in models.items()
+        }
+        file = ["--config", str(config)] if config else []
+        self._workers = [
+            Child(f"worker-{number}", ["worker", "--worker", str(number), *file], list(models))
+            for number in range(self._gateway.workers)
+        ]
+        self._mirror = Child("mirror", ["mirror", *file], list(models))
+        self._opened_anyway: set[int] = set()
+        self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._address = self._metrics_address = ""
+        self._locks: list[int] = []
+        self._port: HeldPort | None = None
         self._status_at = 0.0
         self._registry_away = False
         self._log = structlog.get_logger()
 
-    def run(self) -> int:
-        """Run until SIGTERM or SIGINT; returns the exit code."""
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            EverstillError: it can't run; all that was started has ended.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
-        gateway = self._settings.gateway
+            signal.signal(number, lambda *_: self._stop_soon())
         try:
-            ring.create(self._settings.capture.dir / ring.RING_FILE, self._settings.capture.ring_bytes)
-            server, thread = self._start_metrics(gateway.host, gateway.metrics_port)
+            for one in self._models.values():
+                self._prepare(one.settings)
+            check_stream(self._settings.stream.path)
+            self._port = hold(self._gateway.host, self._gateway.port)
+            for worker in self._workers:
+                worker.arguments += [f"--listen={address}" for address in self._port.addresses]
+            server, thread = self._start_metrics(self._gateway.host, self._gateway.metrics_port)
             try:
-                code = self._supervise()
+                self._supervise()
             finally:
                 self._stop_children()
                 server.shutdown()
                 server.server_close()
                 thread.join()
+                self._write_status(stopped=True)
         finally:
+            if self._port is not None:
+                self._port.close()
+            for descriptor in self._locks:
+                os.close(descriptor)
             shutil.rmtree(self._metrics_dir, ignore_errors=True)
-        self._write_status(stopped=True)
         self._log.info("gateway stopped")
-        return code
 
-    def _supervise(self) -> int:
-        while not self._stopping.is_set():
-            for child in self._children.values():
-                code = self._keep_alive(child)
-                if code is not None:
-                    return code
+    def _stop_soon(self) -> None:
+        self._stopping = True
+        self._heard.put(None)  # a SimpleQueue may be used in a signal's handler, a lock may not
+
+    def _prepare(self, settings: ServingSettings) -> None:
+        """Make one model's capture folder this gateway's own, with a ring for each worker."""
+        folder = rings.folder_of(settings.capture.dir, settings.model.name)
+        patience_s = 2 * self._gateway.drain_deadline_s + STOP_SLACK_S
+        self._locks.append(lock(folder, orphans_s=patience_s, stopping=lambda: self._stopping))
+        for number in range(self._gateway.workers):
+            create(rings.path_of(folder, number), settings.capture.ring_bytes)
+
+    def _supervise(self) -> None:
+        while not self._stopping:
+            for child in (*self._workers, self._mirror):
+                self._keep_alive(child)
             self._follow()
+            self._tell()
             if time.monotonic() - self._status_at > STATUS_INTERVAL_S:
                 self._write_status()
-            self._stopping.wait(self._settings.gateway.follow_interval_s)
-        return 0
+            self._hear(self._gateway.follow_interval_s)
 
     def _follow(self) -> None:
-        """Read the pointers and tell the children what is wished; a registry that is away changes nothing."""
+        """Read the pointers; a registry that is away changes nothing."""
         try:
-            live, trial = self._pointers.live(), self._pointers.trial()
+            read = {name: (one.pointers.live(), one.pointers.trial()) for name, one in self._models.items()}
         except EverstillError as error:
             if not self._registry_away:
                 self._log.warning("the registry can't be read, serving goes on", error=str(error))
@@ -146,77 +170,119 @@ class Supervisor:
         if self._registry_away:
             self._log.info("the registry can be read again")
         self._registry_away = False
-        self._wish = {"live": live.digest if live else None, "trial": trial.model_dump() if trial else None}
-        line = json.dumps({"desired": self._wish})
-        for child in self._children.values():
-            child.tell(line)
+        for name, (live, trial) in read.items():
+            followed = self._models[name]
+            followed.trial = trial
+            if live is not None and live.digest != followed.target.digest:
+                followed.target.aim(live.digest, rollback=self._is_rollback(name, live))
 
-    def _keep_alive(self, child: Child) -> int | None:
-        """Start a child that isn't running; returns an exit code where starting it can't work (a taken port)."""
-        now = time.monotonic()
+    def _is_rollback(self, model: str, live: Live) -> bool:
+        """Whether the decision that the pointer names is one; without its line, what was served here tells."""
+        try:
+            line = Ledger(self._store, model).line(live.ledger_line)
+        except EverstillError:
+            return False
+        return line.kind == "rollback" and line.digest == live.digest
+
+    def _tell(self) -> None:
+        """Tell each child what is wished of it now."""
+        self._rollout.plan([worker for worker in self._workers if worker.runs])
+        for number, worker in enumerate(self._workers):
+            if self._may_open(worker):
+                self._opened_anyway.add(number)
+            given = {name: place.given for name, place in worker.places.items()}
+            worker.tell({"desired": {"models": self._wishes(given), "open": number in self._opened_anyway}})
+        wished = {name: one.target.digest for name, one in self._models.items()}
+        self._mirror.tell({"desired": {"models": self._wishes(wished)}})
+
+    def _wishes(self, digests: Mapping[str, str | None]) -> dict[str, Any]:
+        trials = {name: one.trial.model_dump() if one.trial else None for name, one in self._models.items()}
+        return {name: {"live": digest, "trial": trials[name]} for name, digest in digests.items()}
+
+    def _may_open(self, worker: Child) -> bool:
+        """Whether a worker that couldn't load its version opens the port all the same: only where no other will."""
+        if not worker.started or worker.listening or _loads(worker):
+            return False
+        others = (one for one in self._workers if one is not worker and one.runs)
+        return not any(one.listening or not one.started or _loads(one) for one in others)
+
+    def _keep_alive(self, child: Child) -> None:
+        """Start a child that isn't running.
+
+        Raises:
+            EverstillError: starting it can't work; it said why.
+        """
         if child.process is not None:
             code = child.process.poll()
             if code is None:
-                return None
+                return
+            child.hear_out()
+            self._hear(0.0)
             if code in HOPELESS and not child.ever_started:
-                return code
-            self._bury(child.process)
-            child.deaths = 1 if now - child.started_at > FORGIVEN_S else child.deaths + 1
-            child.start_after = now + min(RESTART_S * 2 ** (child.deaths - 1), MAX_RESTART_S)
-            child.process = None
+                words = child.last_words or {"message": f"the gateway's {child.name} ended with exit code {code}"}
+                raise HOPELESS[code](**words)
+            multiprocess.mark_process_dead(child.process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
+            reason = child.last_words.get("message", "")
+            child.bury()
+            self._status_at = 0.0
             self._log.error(
-                "child died and will be started again", child=child.name, exit_code=code, deaths=child.deaths
-            )
-        if now >= child.start_after:
+                "child died and will be started again",
+                child=child.name, exit_code=code, deaths=child.deaths, **({"error": reason} if reason else {}),
+            )  # fmt: skip
+        if time.monotonic() >= child.start_after:
             self._start(child)
-        return None
-
-    def _bury(self, process: subprocess.Popen[str]) -> None:
-        """Let go of a dead child's pipe, and of its gauges: what it counted stays."""
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-        multiprocess.mark_process_dead(process.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
 
     def _start(self, child: Child) -> None:
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics_dir)}
-        if child.address:  # a restarted worker keeps the port that callers know
-            environment["EVERSTILL_GATEWAY__PORT"] = child.address.rsplit(":", 1)[1]
-        command = [sys.executable, "-m", "serving.app", child.name]
-        if self._config:
-            command += ["--config", str(self._config)]
-        # A group of its own: Ctrl-C in a terminal reaches the parent only, which stops the children in order.
-        child.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, process_group=0
-        )
-        child.started_at, child.told, child.version = time.monotonic(), "", None
-        threading.Thread(
-            target=self._listen, args=(child, child.process), name=f"listen-{child.name}", daemon=True
-        ).start()
+        if child is not self._mirror:
+            self._opened_anyway.discard(self._workers.index(child))
+        environment = {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_dir)}
+        child.start(environment, lambda *heard: self._heard.put(heard), self._locks)
 
-    def _listen(self, child: Child, process: subprocess.Popen[str]) -> None:
-        """Note what a child says until it ends."""
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                self._note(child, json.loads(line))
-            except (ValueError, KeyError, TypeError):  # a library printed: not worth a child
-                self._log.warning("child said what isn't an event", child=child.name, line=line[:200])
+    def _hear(self, patience_s: float) -> None:
+        """Note what children said, waiting for the first for a while."""
+        for heard in self._said(patience_s):
+            if heard is None:
+                continue
+            child, process, event = heard
+            if process is not child.process:
+                continue  # the last words of a child that has a successor
             self._status_at = 0.0
+            try:
+                self._note(child, event)
+            except (KeyError, TypeError, ValueError):
+                self._log.warning("child said what isn't an event", child=child.name, line=str(event)[:200])
 
-    def _note(self, child: Child, event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            child.ever_started = True
-            child.address = event.get("address", "")
-        elif event["event"] == "serving":
-            child.version = event["version"]
-            child.refusals = 0
-        elif event["event"] == "refused":
+    def _said(self, patience_s: float) -> Iterator[Heard | None]:
+        try:
+            yield self._heard.get(timeout=patience_s) if patience_s else self._heard.get_nowait()
+            while True:
+                yield self._heard.get_nowait()
+        except queue.Empty:
+            return
+
+    def _note(self, child: Child, event: Event) -> None:
+        kind = event.get("event")
+        if kind == "started":
+            child.started = child.ever_started = True
+        elif kind == "listening":
+            child.listening = True
+            assert self._port is not None
+            self._address = address_of(self._gateway.host, self._port.port)
+        elif kind == "serving":
+            place = child.places[event["model"]]
+            place.serving, place.refused, child.refusals = event["digest"], None, 0
+            self._models[event["model"]].target.serves(event["digest"])
+            for other in self._workers:
+                if other.runs and other.places[event["model"]].refused == event["digest"]:
+                    other.retry_at = time.monotonic()  # it can be loaded, so the other may have better luck now
+        elif kind == "refused":
+            place = child.places[event["model"]]
+            if event["digest"] == place.given:
+                place.refused = event["digest"]
             child.refused()
-            refused = {"version": version_of(event["digest"]), "reason": event["reason"], "time_unix_s": time.time()}
-            if self._refused and all(self._refused[-1][key] == refused[key] for key in ("version", "reason")):
-                self._refused.pop()  # tried again: still so
-            self._refused.append(refused)
+            self._models[event["model"]].note_refusal(event["digest"], event["reason"])
+        elif kind == "failed":
+            child.last_words = {"message": event["reason"], "fix": event["fix"]}
 
     def _start_metrics(self, host: str, port: int) -> tuple[Any, threading.Thread]:
         registry = CollectorRegistry()
@@ -228,45 +294,49 @@ class Supervisor:
                 f"port {port} on {host} is taken: {error.strerror}",
                 fix="Stop what listens there or set gateway.metrics_port",
             ) from None
-        self._metrics_address = f"{host}:{server.server_port}"
+        self._metrics_address = address_of(host, server.server_port)
         return server, thread
 
     def _stop_children(self) -> None:
-        for name in ("worker", "mirror"):
-            child = self._children[name]
-            if child.process is None or child.process.poll() is not None:
-                continue
-            child.tell(json.dumps({"stop": True}))
-            try:
-                child.process.wait(self._settings.gateway.drain_deadline_s + 5.0)
-            except subprocess.TimeoutExpired:
-                self._log.error("child didn't stop in time and is killed", child=name)
-                child.process.kill()
-                child.process.wait()
+        for children in (self._workers, [self._mirror]):
+            running = [child for child in children if child.process is not None and child.process.poll() is None]
+            for child in running:
+                child.tell({"stop": True})
+            end = time.monotonic() + self._gateway.drain_deadline_s + STOP_SLACK_S
+            for child in running:
+                assert child.process is not None
+                try:
+                    child.process.wait(max(0.0, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    self._log.error("child didn't stop in time and is killed", child=child.name)
+                    child.process.kill()
+                    child.process.wait()
 
     def _write_status(self, *, stopped: bool = False) -> None:
         self._status_at = time.monotonic()
-        worker, mirror = self._children["worker"], self._children["mirror"]
-        body = {
-            "process": "gateway",
-            "stopped": stopped,
-            "address": worker.address,
-            "metrics_address": self._metrics_address,
-            "live": None if stopped else worker.version,
-            "desired": version_of(self._wish["live"]) if self._wish["live"] else None,
-            "trial": self._wish["trial"]["trial_id"] if self._wish["trial"] else None,
-            "refused": list(self._refused),
-            "pid": os.getpid(),
-            "worker_pid": worker.process.pid if worker.process else None,
-            "mirror_pid": mirror.process.pid if mirror.process else None,
-        }
-        try:
-            write_status(self._store, self._settings.model.name, self._settings.gateway.id, body)
-        except EverstillError as error:
-            self._log.warning("the status object can't be written", error=str(error))
+        for name, one in self._models.items():
+            body = {
+                **body_of(name, one.target, self._workers, self._mirror),
+                "stopped": stopped,
+                "address": self._address,
+                "metrics_address": self._metrics_address,
+                "trial": one.trial.trial_id if one.trial else None,
+                "refused": list(one.refused),
+            }
+            if stopped:
+                body["live"] = None
+            try:
+                write_status(self._store, name, self._gateway.id, body)
+            except EverstillError as error:
+                self._log.warning("the status object can't be written", error=str(error))
 
 
-def main(settings: ServingSettings, config: pathlib.Path | None) -> int:
+def _loads(worker: Child) -> bool:
+    return any(place.loading for place in worker.places.values())
+
+
+def main(models: Mapping[str, ServingSettings], config: pathlib.Path | None) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code."""
-    logs.configure("gateway", settings.log)
-    return Supervisor(settings, config).run()
+    logs.configure("gateway", next(iter(models.values())).log)
+    Supervisor(models, config).run()
+    return 0

@@ -1,13 +1,15 @@
-"""A worker's process: composes slot, loader, batcher, servicer and capture behind the callers' port.
+"""A worker's process: composes slot, loader, batcher and capture of each model, and one servicer behind the callers' port.
 
-Started by the gateway's parent; follows the live version that the parent names; stops gracefully when told to, or when the
-parent is gone. Imports no torch.
+Started by the gateway's parent; follows the live versions that the parent names, and opens the port once it serves them; stops
+gracefully when told to, or when the parent is gone. Imports no torch.
 """
 
+import functools
 import importlib.metadata
+import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,7 +25,8 @@ from serving.gateway.refusal import Refusal
 from serving.gateway.server import CallersServer
 from serving.gateway.servicer import ServedModel, Servicer, Student
 from serving.shadow.capture import Capture
-from serving.shadow.ring import RING_FILE, Ring
+from serving.shadow.ring import Ring
+from serving.shadow.rings import folder_of, path_of
 from serving.student.batcher import Batcher, DeadlinePassed
 from serving.student.loader import Loader
 from serving.student.session import InputRefused, OutOfMemory
@@ -34,16 +37,16 @@ from serving.teacher.client import TeacherAnswer, TeacherClient
 WAKE_S = 1.0
 
 
-class Worker:
-    """One worker: everything between the callers' port and the ring."""
+class ServedHere:
+    """One model in this worker: everything between the callers' port and the ring."""
 
-    def __init__(self, settings: ServingSettings) -> None:
-        gateway = settings.gateway
+    def __init__(self, settings: ServingSettings, worker: int) -> None:
+        gateway, name = settings.gateway, settings.model.name
         self.slot = Slot()
-        self.ring = Ring(settings.capture.dir / RING_FILE)
+        self.ring = Ring(path_of(folder_of(settings.capture.dir, name), worker))
         self.capture = Capture(settings.capture, settings.teacher, settings.model, self.ring)
-        batcher = Batcher(self.slot, max_batch=gateway.max_batch, model=settings.model.name)
-        self.loader = Loader(
+        batcher = Batcher(self.slot, max_batch=gateway.max_batch, model=name)
+        self._loader = Loader(
             open_store(settings.registry.url),
             self.slot,
             settings.model,
@@ -52,64 +55,121 @@ class Worker:
             drain_deadline_s=gateway.drain_deadline_s,
             recent_shapes=batcher.recent_shapes,
         )
-        self.teacher = TeacherClient(settings.teacher) if gateway.pass_through else None
+        self._teacher = TeacherClient(settings.teacher) if gateway.pass_through else None
         student = Student(
             run=lambda inputs, deadline, extra: batcher.run(inputs, extra=extra, deadline=deadline),
             version=lambda: self.slot.version,
             no_answer=refusal_of,
         )
-        model = ServedModel(
+        self.served = ServedModel(
             settings.model,
             student,
             capture=self.capture.offer,
-            ask_teacher=self._ask_teacher if self.teacher else None,
+            ask_teacher=self._ask_teacher if self._teacher else None,
             teacher_kind=settings.teacher.kind,
         )
+
+    def follow(self, wish: dict[str, Any], emit: Callable[..., None]) -> bool:
+        """Serve the wished version and sample for the wished trial; returns whether the version serves, or none is wished."""
+        trial = Trial.model_validate(wish["trial"]) if wish["trial"] else None
+        digest, serves = wish["live"], True
+        if digest is not None and digest != self.slot.digest:
+            refused = self._loader.load(digest)
+            if refused is None:
+                emit("serving", version=self.slot.version, digest=digest)
+            else:
+                emit("refused", digest=digest, reason=refused)
+                serves = False
+        self.capture.set_trial(trial.trial_id if trial else "", trial.share if trial else 0.0)
+        return serves
+
+    def _ask_teacher(self, inputs: Mapping[str, Array], timeout_s: float) -> TeacherAnswer:
+        assert self._teacher is not None
+        return self._teacher.ask(inputs, timeout_s=timeout_s, attempts=1)
+
+
+class Worker:
+    """One worker: its models behind the callers' port.
+
+    Args:
+        number: from 0; it names the worker's rings.
+        listen: addresses that the parent holds for the workers.
+    """
+
+    def __init__(self, models: Mapping[str, ServingSettings], number: int, listen: Sequence[str]) -> None:
+        gateway = next(iter(models.values())).gateway
+        self._listen = listen
+        self._models = {name: ServedHere(settings, number) for name, settings in models.items()}
         servicer = Servicer(
-            {settings.model.name: model},
+            {name: model.served for name, model in self._models.items()},
             refuse_nan=gateway.refuse_nan,
             max_message_bytes=gateway.max_message_bytes,
             server_version=importlib.metadata.version("everstill"),
         )
-        self.server = CallersServer(gateway, servicer)
+        self._server = CallersServer(gateway, servicer)
+        self._listening = False
+        self.failure: EverstillError | None = None
 
-    def follow(self, wish: dict[str, Any], channel: ControlChannel) -> None:
-        """Serve the wished version and sample for the wished trial; tell the parent what became of it."""
-        trial = Trial.model_validate(wish["trial"]) if wish["trial"] else None
-        digest = wish["live"]
-        if digest is not None and digest != self.slot.digest:
-            refused = self.loader.load(digest)
-            if refused is None:
-                channel.emit("serving", version=self.slot.version, digest=digest)
-            else:
-                channel.emit("refused", digest=digest, reason=refused)
-            self.server.tell_health()
-        self.capture.set_trial(trial.trial_id if trial else "", trial.share if trial else 0.0)
+    def follow(self, wish: dict[str, Any], channel: ControlChannel, stop: Callable[[], None]) -> None:
+        """Bring every model to where it is wished, then open the port if it isn't open.
 
-    def _ask_teacher(self, inputs: Mapping[str, Array], timeout_s: float) -> TeacherAnswer:
-        assert self.teacher is not None
-        return self.teacher.ask(inputs, timeout_s=timeout_s, attempts=1)
+        A worker that can't load what is live stays away from the port, unless the parent says that no other worker serves:
+        it would answer UNAVAILABLE beside healthy ones.
+        """
+        ready = True
+        for name, model in self._models.items():
+            ready &= model.follow(wish["models"][name], functools.partial(channel.emit, model=name))
+            self._server.tell_health()
+        if not self._listening and (ready or wish["open"]):
+            try:
+                address = self._server.start(self._listen)
+            except EverstillError as error:
+                self.failure = error
+                stop()
+                return
+            self._listening = True
+            structlog.get_logger().info("worker started", address=address)
+            channel.emit("listening", address=address)
+
+    def stop(self, deadline_s: float) -> None:
+        """Answer what is inside and close."""
+        if self._listening:
+            self._server.stop(deadline_s)
+        for model in self._models.values():
+            model.ring.close()
 
 
-def main(settings: ServingSettings) -> int:
+def main(models: Mapping[str, ServingSettings], number: int, listen: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit code."""
-    logs.configure("worker", settings.log)
+    settings = next(iter(models.values()))
+    gateway = settings.gateway
+    logs.configure("worker" if gateway.workers == 1 else f"worker-{number}", settings.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    worker = Worker(settings)
-    channel = ControlChannel(lambda wish: worker.follow(wish, channel), stopping.set)
-    address = worker.server.start()
-    structlog.get_logger().info("worker started", address=address)
-    channel.emit("started", address=address)
+    if gateway.pin_workers:
+        pin(number)
+    worker = Worker(models, number, listen)
+    channel = ControlChannel(lambda wish: worker.follow(wish, channel, stopping.set), stopping.set)
+    channel.emit("started")
     channel.start()
     while not stopping.wait(WAKE_S):
         pass  # a signal that another thread received is seen here, at the latest
-    worker.server.stop(settings.gateway.drain_deadline_s)
-    worker.ring.close()
+    worker.stop(gateway.drain_deadline_s)
+    if worker.failure is not None:
+        raise worker.failure
     structlog.get_logger().info("worker stopped")
     channel.emit("stopped")
     return 0
+
+
+def pin(number: int) -> None:
+    """Stay on one of the cores that this process may use, before any thread begins."""
+    if not hasattr(os, "sched_setaffinity"):
+        structlog.get_logger().warning("workers can't be pinned here: this system has no call for it")
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def refusal_of(error: EverstillError) -> Refusal:

@@ -5,7 +5,7 @@ isn't answered is refused with a sentence, instead of ending inside gRPC.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -41,38 +41,42 @@ class CallersServer:
         self._health = health.HealthServicer()
         admission = Admission(settings.threads, settings.max_in_flight)
         self._streams = Streams(servicer, admission, settings.max_streams)
-        self._server = grpc.server(
-            admission,
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", settings.max_message_bytes * HARD_LIMIT),
-                ("grpc.max_send_message_length", settings.max_message_bytes * HARD_LIMIT),
-            ],
-        )
+        options = [
+            ("grpc.so_reuseport", 1),  # the parent holds the port, and has seen that nobody else listens there
+            ("grpc.max_receive_message_length", settings.max_message_bytes * HARD_LIMIT),
+            ("grpc.max_send_message_length", settings.max_message_bytes * HARD_LIMIT),
+        ]
+        if settings.max_connection_age_s:  # calls inside are answered: the grace after that age has no end
+            options.append(("grpc.max_connection_age_ms", round(settings.max_connection_age_s * 1000)))
+        self._server = grpc.server(admission, options=options)
         self._service = InferenceService(servicer, admission, self._streams)
         self._server.add_generic_rpc_handlers((self._service,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((Reflection((SERVICE, health.SERVICE_NAME)),))
 
-    def start(self) -> str:
+    def start(self, listen: Sequence[str] = ()) -> str:
         """Open the port and return host:port.
+
+        Args:
+            listen: addresses to open, as the parent holds them; without any, the host and port of the settings.
 
         Raises:
             UnavailableError: the port is taken.
         """
-        settings = self._settings
-        try:
-            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
-        except RuntimeError:
-            port = 0
-        if not port:
-            raise UnavailableError(
-                f"port {settings.port} on {settings.host} is taken or not this machine's",
-                fix="Stop what listens there, or set gateway.port and gateway.host",
-            )
+        port = 0
+        for address in listen or (self._settings.address,):
+            try:
+                port = self._server.add_insecure_port(address)
+            except RuntimeError:
+                port = 0
+            if not port:
+                raise UnavailableError(
+                    f"{address} is taken or not this machine's",
+                    fix="Stop what listens there, or set gateway.port and gateway.host",
+                )
         self.tell_health()
         self._server.start()
-        return f"{settings.host}:{port}"
+        return f"{self._settings.address.rpartition(':')[0]}:{port}"
 
     def tell_health(self) -> None:
         """Bring gRPC health up to date: of the server, of the service, and of each model by its name."""

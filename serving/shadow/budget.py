@@ -1,14 +1,23 @@
 """The teacher budget: a hard cap on rows asked, checked before a call is made. A retry is a call; a crash forfeits what it took.
 
-Two bounds at once: a share of the rows that were answered (with a burst ahead of it), and rows a second. The count lives in the
-ring's header, so a restarted mirror goes on where it was. One thread.
+Two bounds at once: a share of the rows that all workers answered (with a burst ahead of it), and rows a second. The count lives in
+the rings' headers, so a restarted mirror goes on where it was. One thread.
 """
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from serving.config import TeacherSection
-from serving.shadow.ring import Ring
+
+
+class Count(Protocol):
+    """Where the counts live: a ring's header, or those of several."""
+
+    teacher_rows: int
+
+    @property
+    def rows_seen(self) -> int: ...
 
 
 class Budget:
@@ -17,7 +26,7 @@ class Budget:
     clock: monotonic seconds.
     """
 
-    def __init__(self, settings: TeacherSection, ring: Ring, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: TeacherSection, ring: Count, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._ring = ring
         self._clock = clock

@@ -1,9 +1,9 @@
-"""The mirror: takes samples out of the ring, asks the teacher within the budget, and publishes pairs and trial rows.
+"""The mirror: takes samples out of the rings, asks the teacher within the budget, and publishes pairs and trial rows.
 
 Order of a step, and why: trial rows are evaluated first (they have the first call on the budget); a trial batch is published
-before the pairs that settle it; the ring's read position moves last, once everything is in the stream or the spool, so a killed
-mirror loses nothing. What can be placed nowhere is kept and tried again before anything new is read: the ring then fills, and
-the worker drops and counts. One thread; `set_trial` is called by another.
+before the pairs that settle it; the rings' read positions move last, once everything is in the stream or the spool, so a killed
+mirror loses nothing. What can be placed nowhere is kept and tried again before anything new is read: the rings then fill, and
+the workers drop and count. One thread; `set_trial` is called by another.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from serving.shadow.budget import Budget
 from serving.shadow.pairs import lots_of, pair_of
 from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
+from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.telemetry import (
@@ -37,7 +38,7 @@ from serving.telemetry import (
     TEACHER_SECONDS,
 )
 
-#: Frames taken from the ring in one step.
+#: Frames taken from the rings in one step.
 FRAMES_PER_STEP = 64
 #: Wait of a mirror that found less than a step takes, so that steps (each has a sync of the disk) don't become many small
 #: ones beside a busy worker; and of one that could place nothing. In seconds.
@@ -86,7 +87,7 @@ class Identity:
 
 
 class Mirror:
-    """Moves samples from the ring to the stream.
+    """Moves samples of one model from its workers' rings to the stream.
 
     Args:
         waiting_teacher: spool of LogitPairs without the teacher's answer.
@@ -97,7 +98,7 @@ class Mirror:
     def __init__(
         self,
         identity: Identity,
-        ring: Ring,
+        rings: Rings,
         budget: Budget,
         teacher: Teacher,
         publisher: Publisher,
@@ -107,7 +108,7 @@ class Mirror:
         breaker_open: Callable[[], bool] = lambda: False,
     ) -> None:
         self._identity = identity
-        self._ring = ring
+        self._rings = rings
         self._budget = budget
         self._teacher = teacher
         self._publisher = publisher
@@ -121,7 +122,7 @@ class Mirror:
         self._reported_at = time.monotonic()
         self._reported_gaps = 0
         self._stream_away = False
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger(model=identity.model)
 
     def set_trial(self, trial: OpenTrial | None) -> None:
         """Run this trial from the next step on, or none."""
@@ -131,7 +132,7 @@ class Mirror:
         """Move one lot of samples; returns how many, 0 where there was nothing to do or nothing could be placed."""
         if not self._place([], []):
             return 0
-        frames = self._ring.read(FRAMES_PER_STEP)
+        frames = self._rings.read(FRAMES_PER_STEP)
         samples = self._parse([payload for _, payload in frames])
         self._counts["taken"] += len(samples)
         messages: list[Message] = []
@@ -140,7 +141,7 @@ class Mirror:
         messages += self._pair_messages(settled + answered)
         placed = self._place(messages, unanswered)
         if placed:
-            self._ring.advance()  # also past frames that could not be read, and what found its place only now
+            self._rings.advance()  # also past frames that could not be read, and what found its place only now
         drained = self._drain() if placed else 0
         self._report()
         return len(frames) + drained if placed else 0
@@ -154,11 +155,11 @@ class Mirror:
     def empty(self, deadline_s: float) -> bool:
         """Empty the ring at a graceful stop, as far as the time allows; True where nothing is left in it."""
         end = time.monotonic() + deadline_s
-        while self._ring.pending_bytes and time.monotonic() < end:
+        while self._rings.pending_bytes and time.monotonic() < end:
             if not self.step():
                 break
         self._report(now=True)
-        return not self._ring.pending_bytes
+        return not self._rings.pending_bytes
 
     def _parse(self, payloads: list[bytes]) -> list[records.Sample]:
         """Return samples; a payload that isn't one (another worker's) is counted and passed over."""
@@ -278,7 +279,7 @@ class Mirror:
             return False
         model = self._identity.model
         SPOOL_BYTES.labels(model).set(self._waiting_teacher.num_bytes + self._waiting_stream.num_bytes)
-        RING_BYTES.labels(model).set(self._ring.pending_bytes)
+        RING_BYTES.labels(model).set(self._rings.pending_bytes)
         return True
 
     def _publish(self, messages: list[Message]) -> bool:
@@ -363,21 +364,28 @@ class Mirror:
             TEACHER_ROWS.labels(arm, outcome, self._identity.model).inc(attempts)
 
     def _report(self, *, now: bool = False) -> None:
-        """Publish the capture report when it is due: denominators travel with the pairs."""
+        """Publish each worker's capture report when it is due: denominators travel with the pairs."""
         if not now and time.monotonic() - self._reported_at < self._identity.report_interval_s:
             return
         self._reported_at = time.monotonic()
-        GAPS.labels(self._identity.model).inc(self._ring.gaps - self._reported_gaps)
-        self._reported_gaps = self._ring.gaps
+        GAPS.labels(self._identity.model).inc(self._rings.gaps - self._reported_gaps)
+        self._reported_gaps = self._rings.gaps
+        name = topic(self._identity.model, REPORTS)
+        reports = [self._report_of(worker, ring) for worker, ring in self._rings]
+        self._place([Message(name, 0, report.SerializeToString()) for report in reports], [])
+
+    def _report_of(self, worker: int, ring: Ring) -> records.CaptureReport:
+        """Return one worker's report; what is missing is told once, with the first."""
         report = records.CaptureReport(
             gateway=self._identity.gateway,
-            epoch=self._ring.epoch,
-            last_sequence=self._ring.next_sequence,
-            teacher_calls=self._ring.teacher_rows,
-            gaps=self._ring.gaps,
+            worker=worker,
+            epoch=ring.epoch,
+            last_sequence=ring.next_sequence,
+            teacher_calls=ring.teacher_rows,
+            gaps=ring.gaps,
         )
+        missing = self._counts["missing"] if worker == self._rings.first else 0
         report.strata.add(
-            stratum="all", seen=self._ring.rows_seen, dropped=self._ring.dropped, missing=self._counts["missing"],
-            pending=self._ring.pending_frames,
-        )  # fmt: skip
-        self._place([Message(topic(self._identity.model, REPORTS), 0, report.SerializeToString())], [])
+            stratum="all", seen=ring.rows_seen, dropped=ring.dropped, missing=missing, pending=ring.pending_frames
+        )
+        return report

@@ -14,6 +14,7 @@ from protos.topics import REPORTS
 
 #: Time between two looks for messages past their retention.
 RETENTION_INTERVAL_S = 60.0
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 HEADERS = json.dumps({SCHEMA_HEADER: str(SCHEMA_VERSION)})
 
 
@@ -44,6 +45,28 @@ class Message:
     def num_rows(self) -> int:
         """Sampled rows that are lost with it; a report holds none."""
         return 0 if self.topic.endswith(f".{REPORTS}") else self.num_records
+
+
+def check_stream(path: pathlib.Path) -> None:
+    """Open the stream once and see that it can be written; one that another process is writing can.
+
+    Raises:
+        StreamUnavailable: it can't be made, or isn't a stream.
+    """
+    fix = "Set stream.path to a file in a folder that can be written"
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except (FileExistsError, NotADirectoryError):
+        raise StreamUnavailable(
+            f"the stream {path} can't be made: a file is where its folder should be", fix=fix
+        ) from None
+    except OSError as error:
+        raise StreamUnavailable(f"the stream {path} can't be made: {error.strerror}", fix=fix) from None
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF not in BUSY:  # the rest is the extended code
+            raise StreamUnavailable(f"the stream {path} can't be used: {error}", fix=fix) from None
 
 
 class EmbeddedPublisher:

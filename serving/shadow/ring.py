@@ -30,8 +30,6 @@ from collections.abc import Iterator
 
 from protos.errors import FormatError, UnavailableError
 
-#: Name of the one worker's ring in `capture.dir`.
-RING_FILE = "ring-0.mmap"
 MAGIC = b"EVRING01"
 HEADER_BYTES = 4096
 CAPACITY, EPOCH = 8, 16

@@ -144,13 +144,15 @@ def test_the_open_trial_is_told_in_the_status_object(tmp_path: pathlib.Path) -> 
         wait_for(lambda: "trial opened" in running.log.read_text(), what="the mirror to load both students")
 
 
-def test_a_stream_that_cannot_be_written_costs_no_caller_an_answer_and_is_told_once(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_text("a file where a folder should be")
+def test_a_stream_that_goes_away_costs_no_caller_an_answer_and_is_told_once(tmp_path: pathlib.Path) -> None:
     stream = {
         "EVERSTILL_STREAM__PATH": str(tmp_path / "file/stream.sqlite"),
-        "EVERSTILL_CAPTURE__REPORT_INTERVAL_S": "0.1",
+        "EVERSTILL_CAPTURE__REPORT_INTERVAL_S": "0.5",
     }
     with environment(**stream), gateway(tmp_path) as running:
+        wait_for(running.status, what="the children to be started")  # the mirror opens the stream half a second later
+        (tmp_path / "file").rename(tmp_path / "elsewhere")
+        (tmp_path / "file").write_text("a file where a folder should be")
         serving(running)
         wait_for(lambda: "the stream is away" in running.log.read_text(), what="the log line")
 
@@ -211,6 +213,7 @@ def test_a_taken_metrics_port_is_one_line_and_an_exit_code(tmp_path: pathlib.Pat
     [
         ("EVERSTILL_REGISTRY__URL", "registry.url"),
         ("EVERSTILL_CAPTURE__DIR", "capture.dir"),
+        ("EVERSTILL_STREAM__PATH", "stream.path"),
     ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit_code(
@@ -223,6 +226,47 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_an_exit_code(
     assert code == 4
     (line,) = said(log)
     assert words in line
+    assert "Errno" not in line
+    assert log.rstrip().endswith(line)
+
+
+def test_what_a_child_cannot_do_is_the_last_line(tmp_path: pathlib.Path) -> None:
+    rule = '[{"tensor": "bytes", "action": "zero", "columns": [9999]}]'
+    with environment(EVERSTILL_CAPTURE__REDACT=rule), gateway(tmp_path) as running:
+        code, log = last_words(running)
+
+    assert code == 2
+    (line,) = said(log)
+    assert line.startswith("everstill gateway: ")
+    assert log.rstrip().endswith(line)
+
+
+def test_a_second_gateway_on_one_capture_folder_is_one_line_and_an_exit_code(tmp_path: pathlib.Path) -> None:
+    with gateway(tmp_path) as running:
+        digest = serving(running)
+        second = RunningGateway(tmp_path)
+        second.log = tmp_path / "second.log"
+        second.start()
+
+        code, log = last_words(second)
+
+        (line,) = said(log)
+        assert code == 5
+        assert "another gateway" in line
+        assert "capture.dir" in line
+        running.wait_for_live(version_of(digest))
+
+
+def test_a_gateway_that_was_killed_is_followed_by_one_that_waits_for_its_orphans(tmp_path: pathlib.Path) -> None:
+    with gateway(tmp_path) as running:
+        digest = serving(running)
+        assert running.process is not None
+        running.process.kill()
+        running.process.wait()
+
+        running.start()
+
+        running.wait_for_live(version_of(digest))
 
 
 def test_a_mistake_in_the_file_is_one_line_and_an_exit_code(tmp_path: pathlib.Path) -> None:

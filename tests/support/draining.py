@@ -16,6 +16,7 @@ from serving.shadow.budget import Budget
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.publisher import EmbeddedPublisher
 from serving.shadow.ring import Ring
+from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
 from tests.support.shadow import MAX_BATCH, FakeTeacher
 
@@ -26,7 +27,7 @@ RING, STREAM = "ring", "stream.sqlite"
 def main(folder: pathlib.Path) -> None:
     """Drain the folder's ring into its stream until SIGTERM."""
     logs.configure("mirror", LogSection(level="error"))
-    ring = Ring(folder / RING)
+    ring = Rings({0: Ring(folder / RING)})
     mirror = Mirror(
         Identity("gateway-1", MODEL, PARTITIONS, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, 0.1),
         ring,

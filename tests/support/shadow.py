@@ -16,6 +16,7 @@ from serving.shadow.budget import Budget
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
+from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.telemetry import MISSING
@@ -177,7 +178,7 @@ class Shadow:
 
     def restart(self, **budget: float) -> None:
         """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
-        self.ring = Ring(self._folder / "ring")
+        self.ring = Rings({0: Ring(self._folder / "ring")})
         self.waiting_teacher, self.waiting_stream = self._spool("teacher"), self._spool("stream")
         settings = TeacherSection.model_validate({"max_calls_per_s": 1e6, "budget_burst": 1_000_000, **budget})
         identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s)

@@ -1,6 +1,7 @@
 """The gateway's parent: which dead child is started again, and how often a refused version is tried again."""
 
 import io
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,8 +11,24 @@ from typing import Any
 
 import pytest
 
+from protos.errors import EverstillError
 from serving.config import GatewaySection, ServingSettings
-from serving.supervisor import FORGIVEN_S, MAX_RESTART_S, MAX_RETRY_S, RESTART_S, RETRY_S, Child, Supervisor
+from serving.supervision.child import (
+    FORGIVEN_S,
+    MAX_RESTART_S,
+    MAX_RETRY_S,
+    RESTART_S,
+    RETRY_S,
+    Child,
+    Event,
+    Place,
+    listen,
+)
+from serving.supervisor import Supervisor
+
+MODEL = "filetypes"
+WISH: dict[str, Any] = {"desired": {}}
+LINE = json.dumps(WISH) + "\n"
 
 
 class Ended:
@@ -31,7 +48,7 @@ def supervisor(tmp_path: pathlib.Path) -> Iterator[Supervisor]:
     settings = ServingSettings(
         registry={"url": str(tmp_path / "registry")}, gateway=GatewaySection(port=0, metrics_port=0)
     )
-    made = Supervisor(settings, None)
+    made = Supervisor({MODEL: settings}, None)
     yield made
     made._metrics_dir.rmdir()
 
@@ -43,20 +60,25 @@ def child_with(code: int | None, **options: Any) -> Child:
 def test_a_child_that_runs_is_left_alone(supervisor: Supervisor) -> None:
     child = child_with(None)
 
-    assert supervisor._keep_alive(child) is None
+    supervisor._keep_alive(child)
+
     assert child.deaths == 0
 
 
 @pytest.mark.parametrize("code", [2, 3, 4])
 def test_a_child_that_told_why_it_cannot_start_ends_the_gateway(supervisor: Supervisor, code: int) -> None:
-    assert supervisor._keep_alive(child_with(code)) == code
+    with pytest.raises(EverstillError, match=r"because\. Do that") as caught:
+        supervisor._keep_alive(child_with(code, last_words={"message": "because", "fix": "Do that"}))
+
+    assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize(("code", "ever_started"), [(4, True), (1, False), (-9, False)])
 def test_any_other_death_is_followed_by_another_start(supervisor: Supervisor, code: int, ever_started: bool) -> None:
     child = child_with(code, ever_started=ever_started, start_after=1e12)
 
-    assert supervisor._keep_alive(child) is None
+    supervisor._keep_alive(child)
+
     assert child.deaths == 1
     assert child.process is None
 
@@ -82,47 +104,95 @@ def test_a_child_that_lived_long_is_forgiven(supervisor: Supervisor) -> None:
 
 def test_a_refused_version_is_told_again_ever_more_rarely() -> None:
     child = child_with(None)
-    child.tell("wish")
+    child.tell(WISH)
     pauses = []
 
     for _ in range(8):
         child.refused()
         assert child.retry_at is not None
         pauses.append(child.retry_at)
-        child.tell("wish")  # not yet
+        child.tell(WISH)  # not yet
     written = child.process.stdin  # type: ignore[union-attr]
 
     assert isinstance(written, io.StringIO)
-    assert written.getvalue() == "wish\n"
+    assert written.getvalue() == LINE
     assert pauses[0] - RETRY_S == pytest.approx(pauses[-1] - MAX_RETRY_S, abs=5)
     child.retry_at = 0.0
-    child.tell("wish")
-    assert written.getvalue() == "wish\nwish\n"
+    child.tell(WISH)
+    assert written.getvalue() == LINE * 2
     assert child.retry_at is None
 
 
 def test_another_wish_is_told_at_once_and_forgets_refusals() -> None:
     child = child_with(None)
-    child.tell("one")
+    child.tell({"a": 1})
     child.refused()
-    child.tell("two")
+    child.tell({"a": 2})
 
-    assert (child.refusals, child.retry_at, child.told) == (0, None, "two")
+    assert (child.refusals, child.retry_at, child.told) == (0, None, '{"a": 2}')
 
 
-def test_what_a_child_prints_by_accident_is_not_worth_a_gateway(supervisor: Supervisor) -> None:
-    program = "print('hello'); print('[]'); print('{}'); print('{\"event\": \"serving\", \"version\": \"v1\"}')"
+def test_what_a_child_prints_by_accident_is_not_worth_a_gateway() -> None:
+    program = "print('hello'); print('[]'); print('{}'); print('{\"event\": \"started\"}')"
+    heard: list[Event] = []
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
-        child = Child("worker", process=process)
+        listen(Child("worker", process=process), process, lambda child, process, event: heard.append(event))
 
-        supervisor._listen(child, process)
+    assert heard == [{"event": "started"}, {}]
 
-    assert child.version == "v1"
+
+def test_what_a_dead_child_said_is_not_taken_for_its_successor(supervisor: Supervisor) -> None:
+    child = child_with(None)
+    supervisor._heard.put((child, "another process", {"event": "started"}))
+
+    supervisor._hear(0.0)
+
+    assert not child.started
+
+
+def test_an_event_that_lacks_something_is_not_worth_a_gateway(supervisor: Supervisor) -> None:
+    child = child_with(None)
+    for event in ({"event": "serving"}, {"event": "refused", "model": "unknown", "digest": "d"}):
+        supervisor._heard.put((child, child.process, event))
+
+    supervisor._hear(0.0)
+
+    assert supervisor._heard.empty()
 
 
 def test_a_version_refused_again_for_the_same_reason_is_listed_once(supervisor: Supervisor) -> None:
-    child = Child("worker")
+    child = Child("worker", places={MODEL: Place()})
     for reason in ("torn", "torn", "full", "torn"):
-        supervisor._note(child, {"event": "refused", "digest": "a" * 64, "reason": reason})
+        supervisor._note(child, {"event": "refused", "model": MODEL, "digest": "a" * 64, "reason": reason})
 
-    assert [one["reason"] for one in supervisor._refused] == ["torn", "full", "torn"]
+    assert [one["reason"] for one in supervisor._models[MODEL].refused] == ["torn", "full", "torn"]
+
+
+def test_a_version_that_one_worker_can_serve_is_told_again_at_once_to_one_that_could_not(
+    supervisor: Supervisor,
+) -> None:
+    refusing = child_with(None, places={MODEL: Place(given="d", refused="d")}, retry_at=1e12)
+    supervisor._workers = [refusing, serving := child_with(None, places={MODEL: Place(given="d")})]
+
+    supervisor._note(serving, {"event": "serving", "model": MODEL, "digest": "d"})
+
+    assert refusing.retry_at is not None
+    assert refusing.retry_at <= time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("other", "opens"),
+    [
+        ({"listening": True, "started": True}, False),
+        ({"started": False}, False),
+        ({"started": True, "places": {MODEL: Place(given="d")}}, False),
+        ({"started": True, "places": {MODEL: Place(given="d", refused="d")}}, True),
+    ],
+)
+def test_a_worker_that_cannot_load_opens_the_port_only_where_no_other_will(
+    supervisor: Supervisor, other: dict[str, Any], opens: bool
+) -> None:
+    refusing = child_with(None, started=True, places={MODEL: Place(given="d", refused="d")})
+    supervisor._workers = [refusing, child_with(None, **other)]
+
+    assert supervisor._may_open(refusing) is opens
