@@ -1,19 +1,61 @@
 """Settings of the loop. Read by `registry.config.load`; knows no logic."""
 
-from typing import Literal
+import pathlib
+from typing import Any
 
 from pydantic import Field
 
 from registry.config import Section, SharedSettings
 
 
+class NgramsSection(Section):
+    """The student `ngrams`: bags of hashed n-grams of text or of token ids."""
+
+    orders: tuple[int, ...] = Field(
+        (),
+        description="Lengths of the n-grams; empty: 1 to 4 bytes of text, 1 and 2 token ids.",
+        max_length=8,
+    )
+
+
+class TabularSection(Section):
+    """The student `tabular`: numeric columns, scaled as the stream shows them, and categories."""
+
+    categories: dict[str, tuple[int, ...]] = Field(
+        {},
+        description="Columns, from 0, that hold categories, by input: `{ features = [1, 2] }`. Any value will do, it is hashed. "
+        "An integer input that is not named here is all categories.",
+    )
+    category_buckets: int = Field(128, description="Hash buckets of each column of categories.", ge=2)
+    category_embedding: int = Field(8, description="Size of a category's embedding.", ge=1)
+    layers: int = Field(2, description="Hidden layers, of learner.hidden units each.", ge=1, le=8)
+
+
+class ImageSection(Section):
+    """The student `image`: a small convolutional net."""
+
+    channels: int = Field(16, description="Channels of the first of three convolutions; the others have twice as many.", ge=1)
+
+
 class LearnerSection(Section):
     """How the student learns."""
 
-    student: Literal["byte_window"] = Field("byte_window", description="Built-in student architecture.")
-    hidden: int = Field(256, description="Units of the student's hidden layer.", ge=1)
-    embedding: int = Field(64, description="Size of a hashed byte pair's embedding.", ge=1)
-    buckets: int = Field(4096, description="Hash buckets of byte pairs, for each end of the window.", ge=1)
+    student: str = Field(
+        "auto",
+        description="Architecture: `byte_window`, `ngrams`, `tabular`, `image`, a torch module of yours as `module:function`, or "
+        "`auto`, which chooses a built-in one by the model's inputs.",
+        min_length=1,
+    )
+    arguments: dict[str, Any] = Field({}, description="Keyword arguments of your `module:function`, a table.")
+    hidden: int = Field(256, description="Units of a built-in student's hidden layer.", ge=1)
+    embedding: int = Field(64, description="Size of a hashed n-gram's embedding (byte_window, ngrams).", ge=1)
+    buckets: int = Field(
+        4096, description="Hash buckets: of byte pairs for each end (byte_window), of n-grams of each length (ngrams).", ge=1
+    )
+    text_bytes: int = Field(256, description="Bytes of a BYTES input that are read.", ge=8, le=65_536)
+    ngrams: NgramsSection = Field(NgramsSection(), description="Settings of the student `ngrams`, a table.")
+    tabular: TabularSection = Field(TabularSection(), description="Settings of the student `tabular`, a table.")
+    image: ImageSection = Field(ImageSection(), description="Settings of the student `image`, a table.")
     learning_rate: float = Field(3e-3, description="AdamW's constant rate.", gt=0)
     weight_decay: float = Field(1e-4, description="AdamW's decoupled weight decay.", ge=0)
     batch_size: int = Field(64, description="Pairs in one step, half of them the newest.", ge=2)
@@ -61,6 +103,11 @@ class GateSection(Section):
 class ReleaseSection(Section):
     """When a candidate is cut and what it must not exceed before its trial."""
 
+    first_version: pathlib.Path | None = Field(
+        None,
+        description="ONNX file that is released as the first version at start, ungated, relative to this file; unset: the "
+        "student's own first version.",
+    )
     bootstrap_pairs: int = Field(
         256, description="Teacher answers after which the first version is released, ungated.", ge=1
     )

@@ -1,0 +1,65 @@
+"""Rows into batches: rows of different lengths are filled up to the longest, and arrays become the tensors that a net takes.
+
+Decides what a row is filled with: its tensor's `padding`, or empty strings. Knows no student. Pure, any thread.
+Shape suffix: B batch.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protos.errors import FormatError
+from protos.tensors import Array, datatype_of, numpy_type, text_window
+from registry.config import TensorSpec
+
+TEXT = "BYTES"
+
+
+def stack(specs: Sequence[TensorSpec], rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return rows [1, ...] as one batch [n, ...] by name; n may be 0."""
+    return {spec.name: _stacked(spec, [row[spec.name] for row in rows]) for spec in specs}
+
+
+def _stacked(spec: TensorSpec, rows: list[Array]) -> Array:
+    empty = b"" if spec.datatype == TEXT else spec.padding
+    dtype = np.dtype(object) if spec.datatype == TEXT else numpy_type(spec.datatype)
+    shapes = {row.shape[1:] for row in rows}
+    if len(shapes) == 1:
+        return np.concatenate(rows)
+    sizes = [max(0, size) for size in spec.shape[1:]] if not rows else [max(sizes) for sizes in zip(*shapes, strict=True)]
+    batch = np.full((len(rows), *sizes), empty, dtype)
+    for place, row in enumerate(rows):
+        batch[(place, *(slice(0, size) for size in row.shape[1:]))] = row[0]
+    return batch
+
+
+def as_tensors(specs: Sequence[TensorSpec], inputs: Mapping[str, Array], text_bytes: int) -> tuple[Tensor, ...]:
+    """Return a batch as a net takes it: in declared order, text as windows of `text_bytes` bytes."""
+    return tuple(
+        torch.from_numpy(
+            text_window(inputs[spec.name], text_bytes) if spec.datatype == TEXT else np.array(inputs[spec.name])
+        )
+        for spec in specs
+    )
+
+
+def check_row(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Check that a pair's inputs are one row of the model's.
+
+    Raises:
+        FormatError: they are not; such a row would stop every later batch, not only its own.
+    """
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if array is None:
+            raise FormatError(f"a pair has no input {spec.name!r}")
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, have) for want, have in zip((1, *spec.shape[1:]), array.shape, strict=True)
+        )
+        if datatype_of(array) != spec.datatype or not fits:
+            raise FormatError(
+                f"a pair's input {spec.name!r} is {datatype_of(array)} {list(array.shape)}, "
+                f"[model] says {spec.datatype} {[1, *spec.shape[1:]]}"
+            )
