@@ -68,6 +68,7 @@ class LoopProcess:
             cache=settings.registry.cache,
             epoch=lease.epoch,
             actor=f"loop epoch {lease.epoch}",
+            text_bytes=settings.learner.text_bytes,
         )
         self._desk = Desk(
             self._progress,
@@ -75,7 +76,7 @@ class LoopProcess:
             office,
             gate=settings.gate,
             release=settings.release,
-            student=settings.learner,
+            model=model,
             sign_of_life=self.renew_lease,
         )
         intake = Intake(
@@ -109,7 +110,7 @@ class LoopProcess:
         Raises:
             LeaseLost, ConflictError: another loop took over. FormatError: the checkpoint can't be read.
         """
-        self._office.prepare(self._learner.net)
+        self._desk.prepare()
         self._loop.start()
         interrupted = False
         while not stopping.is_set():

@@ -34,7 +34,9 @@ class TabularSection(Section):
 class ImageSection(Section):
     """The student `image`: a small convolutional net."""
 
-    channels: int = Field(16, description="Channels of the first of three convolutions; the others have twice as many.", ge=1)
+    channels: int = Field(
+        16, description="Channels of the first of three convolutions; the others have twice as many.", ge=1
+    )
 
 
 class LearnerSection(Section):
@@ -50,7 +52,9 @@ class LearnerSection(Section):
     hidden: int = Field(256, description="Units of a built-in student's hidden layer.", ge=1)
     embedding: int = Field(64, description="Size of a hashed n-gram's embedding (byte_window, ngrams).", ge=1)
     buckets: int = Field(
-        4096, description="Hash buckets: of byte pairs for each end (byte_window), of n-grams of each length (ngrams).", ge=1
+        4096,
+        description="Hash buckets: of byte pairs for each end (byte_window), of n-grams of each length (ngrams).",
+        ge=1,
     )
     text_bytes: int = Field(256, description="Bytes of a BYTES input that are read.", ge=8, le=65_536)
     ngrams: NgramsSection = Field(NgramsSection(), description="Settings of the student `ngrams`, a table.")

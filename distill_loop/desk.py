@@ -4,8 +4,6 @@ Decides times and shares; verdicts are the gate's, writes the release office's. 
 One thread.
 """
 
-import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +11,28 @@ from typing import Any
 import numpy as np
 import structlog
 
-from distill_loop.config import GateSection, LearnerSection, ReleaseSection
+from distill_loop.config import GateSection, ReleaseSection
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Decision, Rule, decide
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.release.candidate import Origin
 from distill_loop.release.office import ReleaseOffice
+from distill_loop.release.precheck import Precheck
 from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, VERDICTS
-from protos.errors import UnavailableError
+from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
+from registry.config import ModelSection
 from registry.ledger import Kind, Line
+from registry.plausible import plausible_rows
 from registry.pointers import Trial
 
 KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "inconclusive"}
 #: Held-out rows used for parity, golden answers and the expected disagreement.
 CHECK_ROWS = 128
+#: Rows, and the size of free dimensions, that stand for them before there are any.
+PLAUSIBLE_ROWS, PLAUSIBLE_SIZE = 3, 24
 #: Steps between two signs of life while the first version is trained.
 STEPS_PER_SIGN = 16
 
@@ -38,6 +41,7 @@ class Desk:
     """Trials and releases of one student.
 
     Args:
+        model: its inputs say what is tried before there are rows.
         sign_of_life: called now and then during long work, so that the lease doesn't run out.
     """
 
@@ -49,7 +53,7 @@ class Desk:
         *,
         gate: GateSection,
         release: ReleaseSection,
-        student: LearnerSection,
+        model: ModelSection,
         sign_of_life: Callable[[], None],
     ) -> None:
         self._progress = progress
@@ -57,7 +61,7 @@ class Desk:
         self._office = office
         self._gate = gate
         self._release = release
-        self._student = student
+        self._model = model
         self._sign_of_life = sign_of_life
         self._bootstrap_at = release.bootstrap_pairs
         self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.cap)
@@ -78,6 +82,30 @@ class Desk:
         else:
             self._office.pointers.set_trial(_pointer(trial.identity))
 
+    def prepare(self) -> Precheck:
+        """Trace the student's graph now (seconds), so that no later cut makes callers of the teacher or a verdict wait.
+
+        Raises:
+            ConfigurationError: the graph doesn't answer like the torch student.
+        """
+        rows = plausible_rows(self._model.inputs, PLAUSIBLE_ROWS, PLAUSIBLE_SIZE)
+        _, _, check = self._office.export(self._learner.net, rows, self._learner.answers(rows))
+        if check.wrong:
+            raise ConfigurationError(
+                f"learner.student {self._learner.student.name}: its ONNX graph {check.wrong[0]}",
+                fix="Let its forward do the same in training, in evaluation and in a graph",
+            )
+        return check
+
+    def release_file(self, save: Callable[[], None]) -> None:
+        """Release the user's own first version, where one is named and there is none yet."""
+        line = self._office.release_file()
+        if line is None:
+            return
+        self._adopt_live()
+        self._log.info("first version released", version=version_of(line.digest), **line.evidence)
+        save()
+
     def bootstrap_due(self) -> bool:
         """Whether there are enough teacher answers for the first version."""
         return self._progress.live is None and self._progress.kept >= self._bootstrap_at
@@ -88,7 +116,9 @@ class Desk:
             self._learner.learn(STEPS_PER_SIGN)
             self._sign_of_life()
         rows = self._check_rows()
-        digest, check = self._office.cut(self._learner.net, rows, self._learner.logits(rows), self._origin("bootstrap"))
+        digest, check = self._office.cut(
+            self._learner.net, rows, self._learner.answers(rows), self._origin("bootstrap")
+        )
         self._progress.pairs_since_cut = 0
         if digest is None:
             PRECHECK_REJECTED.inc()
@@ -97,7 +127,7 @@ class Desk:
             )  # not again before it has learned more
             return
         self._office.bootstrap(
-            digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **_evidence_of(check)}
+            digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **check.evidence()}
         )
         self._adopt_live()
         self._log.info("first version released", version=version_of(digest), pairs=self._progress.kept)
@@ -116,7 +146,9 @@ class Desk:
         """Cut a candidate from the student as it is now and put it on trial against the live version."""
         assert self._progress.live is not None
         rows = self._check_rows()
-        digest, check = self._office.cut(self._learner.net, rows, self._learner.logits(rows), self._origin("candidate"))
+        digest, check = self._office.cut(
+            self._learner.net, rows, self._learner.answers(rows), self._origin("candidate")
+        )
         self._progress.pairs_since_cut = 0
         self._progress.cuts += 1
         if digest is None:
@@ -197,15 +229,13 @@ class Desk:
         return min(self._gate.max_share, self._gate.teacher_share / disagreement)
 
     def _check_rows(self) -> dict[str, Array]:
-        """Return held-out rows, newest last; before there are any, one row of padding."""
-        rows, _ = self._learner.held_out(CHECK_ROWS)
-        if len(next(iter(rows.values()))):
-            return rows
-        return {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in rows.items()}
+        """Return held-out rows, newest last; before there are any, plausible ones."""
+        if not self._learner.num_held_out:
+            return plausible_rows(self._model.inputs, PLAUSIBLE_ROWS, PLAUSIBLE_SIZE)
+        return self._learner.held_out(CHECK_ROWS)[0]
 
     def _origin(self, kind: Any) -> Origin:
-        shape = ("student", "hidden", "embedding", "buckets")
-        student = {name: getattr(self._student, name) for name in shape}
+        student = {"student": self._learner.student.name, **self._learner.student.facts}
         progress = self._progress
         return Origin(
             kind, progress.live, self._learner.teacher_version, progress.learned, self._learner.num_steps, student
@@ -220,13 +250,3 @@ def _pointer(identity: TrialIdentity) -> Trial:
         share=identity.share,
         opened_unix_s=identity.opened_unix_ns / 1e9,
     )
-
-
-def _evidence_of(check: Any) -> dict[str, Any]:
-    return {
-        name: value for name, value in dataclasses.asdict(check).items() if name != "reasons" and not _is_nan(value)
-    }
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

@@ -31,6 +31,7 @@ class Loop:
         """Go on where the last loop stopped: restore, then let the ledger have the last word."""
         self._memory.restore()
         self._desk.reconcile()
+        self._desk.release_file(self._memory.save)
 
     def turn(self) -> bool:
         """Go round once; returns False where there was nothing to do."""

@@ -21,7 +21,7 @@ from registry.pointers import Checkpoint, Pointers
 from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
-LAYOUT = 1
+LAYOUT = 2
 
 
 class Memory:

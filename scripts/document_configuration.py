@@ -45,6 +45,8 @@ def type_name(annotation: Any) -> str:
         return f"list of {type_name(arguments[0])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(one) for one in arguments if one is not type(None))
+    if origin is dict:
+        return "table"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"`{annotation.__name__}`"
     names = {int: "integer", float: "number", bool: "boolean", str: "string", SecretStr: "string", pathlib.Path: "path"}
@@ -74,6 +76,8 @@ def default(field: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, str | pathlib.Path):
         return f'`"{value}"`'
+    if isinstance(value, BaseModel):
+        return "see below"
     if isinstance(value, tuple):
         return "`[]`" if not value else "`[" + ", ".join(inline_table(one) for one in value) + "]`"
     return f"`{value}`"
@@ -97,9 +101,9 @@ def table_rows(section: type[BaseModel]) -> Iterator[str]:
 
 
 def nested(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the sections that a section's lists are made of."""
+    """Yield the sections inside a section, those of its lists too."""
     for field in section.model_fields.values():
-        for one in typing.get_args(field.annotation):
+        for one in (field.annotation, *typing.get_args(field.annotation)):
             if isinstance(one, type) and issubclass(one, BaseModel):
                 yield one
 

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from protos.errors import FormatError
-from protos.tensors import Array, datatype_of, numpy_type, text_window
+from protos.tensors import BYTES, Array, datatype_of, numpy_type, text_window
 from registry.config import TensorSpec
-
-TEXT = "BYTES"
 
 
 def stack(specs: Sequence[TensorSpec], rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -23,15 +21,16 @@ def stack(specs: Sequence[TensorSpec], rows: Sequence[Mapping[str, Array]]) -> d
 
 
 def _stacked(spec: TensorSpec, rows: list[Array]) -> Array:
-    empty = b"" if spec.datatype == TEXT else spec.padding
-    dtype = np.dtype(object) if spec.datatype == TEXT else numpy_type(spec.datatype)
+    empty = b"" if spec.datatype == BYTES else spec.padding
     shapes = {row.shape[1:] for row in rows}
     if len(shapes) == 1:
         return np.concatenate(rows)
-    sizes = [max(0, size) for size in spec.shape[1:]] if not rows else [max(sizes) for sizes in zip(*shapes, strict=True)]
-    batch = np.full((len(rows), *sizes), empty, dtype)
+    sizes = (
+        [max(0, size) for size in spec.shape[1:]] if not rows else [max(sizes) for sizes in zip(*shapes, strict=True)]
+    )
+    batch = np.full((len(rows), *sizes), empty, numpy_type(spec.datatype))
     for place, row in enumerate(rows):
-        batch[(place, *(slice(0, size) for size in row.shape[1:]))] = row[0]
+        batch[place][tuple(slice(0, size) for size in row.shape[1:])] = row[0]
     return batch
 
 
@@ -39,7 +38,7 @@ def as_tensors(specs: Sequence[TensorSpec], inputs: Mapping[str, Array], text_by
     """Return a batch as a net takes it: in declared order, text as windows of `text_bytes` bytes."""
     return tuple(
         torch.from_numpy(
-            text_window(inputs[spec.name], text_bytes) if spec.datatype == TEXT else np.array(inputs[spec.name])
+            text_window(inputs[spec.name], text_bytes) if spec.datatype == BYTES else np.array(inputs[spec.name])
         )
         for spec in specs
     )

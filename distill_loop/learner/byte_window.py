@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_loop.config import LearnerSection
+from distill_loop.learner.student import Student, cannot_read
+from registry.config import ModelSection
 
 HEAD_PLACES, TAIL_PLACES = 24, 8
 BYTE_VALUES = 257
 PADDING = 256
 PLACE_EMBEDDING = 16
+LEAST_WINDOW = 64
+INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16")
 #: A multiplicative hash of a byte pair; the prime keeps products small enough for int64 anywhere.
 HASH_FACTOR, HASH_PRIME = 40_503, 65_521
 
@@ -91,3 +95,23 @@ class ByteWindowNet(nn.Module):
 def _scale(real_BP: Tensor) -> Tensor:
     """Return what makes bags of few and of many pairs alike in size [B, 1]: one over the root of their number."""
     return real_BP.sum(dim=1, keepdim=True).to(torch.float32).clamp(min=1.0).rsqrt()
+
+
+def reads(model: ModelSection) -> bool:
+    """Whether the model's input is a window of bytes."""
+    spec = model.inputs[0]
+    if len(model.inputs) != 1 or spec.datatype not in INTEGERS or len(spec.shape) != 2:
+        return False
+    return spec.shape[1] >= LEAST_WINDOW and spec.shape[1] % 2 == 0
+
+
+def build(settings: LearnerSection, model: ModelSection) -> Student:
+    """Return the student.
+
+    Raises:
+        ConfigurationError: the model's input is not a window of bytes.
+    """
+    if not reads(model):
+        raise cannot_read("byte_window", model, f"one integer input [-1, L] with L even and at least {LEAST_WINDOW}")
+    facts = {"hidden": settings.hidden, "embedding": settings.embedding, "buckets": settings.buckets}
+    return Student("byte_window", ByteWindowNet(settings, model.num_classes, model.inputs[0].shape[-1]), facts)

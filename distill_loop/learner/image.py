@@ -45,7 +45,9 @@ class ImageNet(nn.Module):
         self.register_buffer("spread_1", torch.ones(1, dtype=torch.float64))
         self.first = nn.Conv2d(channels, settings.image.channels, 3, padding=1)
         self.second = nn.Conv2d(settings.image.channels, wide, 3, stride=2, padding=1)
-        self.third = nn.Conv2d(wide, wide, 3, stride=2 if min(height, width) != -1 and min(height, width) > 8 else 1, padding=1)
+        self.third = nn.Conv2d(
+            wide, wide, 3, stride=2 if min(height, width) != -1 and min(height, width) > 8 else 1, padding=1
+        )
         self.thumb = _window(height, width, THUMB_SIDE)
         half = [(side + 1) // 2 if side > 0 else -1 for side in (height, width)]
         maps = half if self.third.stride == (1, 1) else [(side + 1) // 2 for side in half]
@@ -68,7 +70,9 @@ class ImageNet(nn.Module):
         maps = functional.gelu(self.second(maps))
         maps = functional.gelu(self.third(maps))
         features = self.norm(_averaged(maps, self.pool))
-        logits_BC: Tensor = self.head(functional.gelu(self.hidden(features))) + self.shortcut(_averaged(values, self.thumb))
+        logits_BC: Tensor = self.head(functional.gelu(self.hidden(features))) + self.shortcut(
+            _averaged(values, self.thumb)
+        )
         return logits_BC
 
 

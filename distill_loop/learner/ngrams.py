@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_loop.config import LearnerSection
-from distill_loop.learner.student import Student, cannot_read
+from distill_loop.learner.student import Fact, Student, cannot_read
 from protos.tensors import TEXT_PADDING
 from registry.config import ModelSection, TensorSpec
 
@@ -53,7 +53,9 @@ class NgramsNet(nn.Module):
         real_BT = ids_BT != self.padding
         if self.mask_place is not None:
             real_BT = real_BT & (inputs[self.mask_place] != 0)
-        features_BF = self.norm(torch.cat([self._bag(place, ids_BT, real_BT) for place in range(len(self.orders))], dim=1))
+        features_BF = self.norm(
+            torch.cat([self._bag(place, ids_BT, real_BT) for place in range(len(self.orders))], dim=1)
+        )
         logits_BC: Tensor = self.head(functional.gelu(self.hidden(features_BF))) + self.shortcut(features_BF)
         return logits_BC
 
@@ -65,7 +67,8 @@ class NgramsNet(nn.Module):
             whole_BT = whole_BT & _shifted(real_BT.to(torch.int64), step).to(torch.bool)
         rows_BT = torch.where(whole_BT, hash_BT % self.buckets + (1 + place * self.buckets), 0)
         number_B1 = whole_BT.sum(dim=1, keepdim=True).to(torch.float32)
-        return self.grams(rows_BT).sum(dim=1) * number_B1.clamp(min=1.0).rsqrt()
+        bag_BE: Tensor = self.grams(rows_BT).sum(dim=1) * number_B1.clamp(min=1.0).rsqrt()
+        return bag_BE
 
 
 def _shifted(ids_BT: Tensor, step: int) -> Tensor:
@@ -99,12 +102,14 @@ def build(settings: LearnerSection, model: ModelSection) -> Student:
         ConfigurationError: the model's inputs are neither text nor token ids.
     """
     if not reads(model):
-        raise cannot_read("ngrams", model, "one BYTES [-1], or integer token ids [-1, T] and perhaps a mask of that shape")
+        raise cannot_read(
+            "ngrams", model, "one BYTES [-1], or integer token ids [-1, T] and perhaps a mask of that shape"
+        )
     text = model.inputs[0].datatype == "BYTES"
     mask_place = mask_place_of(model)
     padding = TEXT_PADDING if text else int(model.inputs[0 if mask_place != 0 else 1].padding)
     orders = settings.ngrams.orders or (TEXT_ORDERS if text else TOKEN_ORDERS)
-    facts = {
+    facts: dict[str, Fact] = {
         "hidden": settings.hidden,
         "embedding": settings.embedding,
         "buckets": settings.buckets,

@@ -10,7 +10,7 @@ import numpy as np
 
 from protos import records_pb2 as records
 from protos.errors import FormatError
-from protos.tensors import Array, from_record
+from protos.tensors import BYTES, Array, datatype_of, from_record
 
 #: How far a teacher's probabilities may be from summing to one; half-precision teachers round.
 MAX_SUM_ERROR = 0.02
@@ -30,7 +30,7 @@ class TrainingPair:
     @property
     def num_bytes(self) -> int:
         """Bytes of its arrays and ids; what Python adds for each object is not counted."""
-        arrays = self.teacher_probabilities_C.nbytes + sum(array.nbytes for array in self.inputs.values())
+        arrays = self.teacher_probabilities_C.nbytes + sum(map(_num_bytes, self.inputs.values()))
         return arrays + len(self.record_id) + len(self.input_key)
 
     @property
@@ -66,3 +66,8 @@ def from_pair_record(pair: records.LogitPair, num_classes: int) -> TrainingPair:
     return TrainingPair(
         pair.record_id, pair.input_key, inputs, probabilities_C, pair.time_unix_ns, pair.teacher.version
     )
+
+
+def _num_bytes(array: Array) -> int:
+    texts = sum(map(len, array.reshape(-1))) if datatype_of(array) == BYTES else 0
+    return array.nbytes + texts

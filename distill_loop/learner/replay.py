@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill_loop.learner.pair import TrainingPair
-from protos.tensors import Array
+from protos.tensors import Array, datatype_of, decode, encode
 
 
 class Replay:
@@ -62,8 +62,8 @@ class Replay:
         self._classes.clear()
         self._used_bytes = 0
 
-    def sample(self, batch_size: int) -> tuple[dict[str, Array], Array]:
-        """Return a batch: inputs [batch, ...] by name and teacher probabilities float32 [batch, classes].
+    def sample(self, batch_size: int) -> list[TrainingPair]:
+        """Return the pairs of a batch.
 
         Half are drawn from the newest pairs; for the others a class is drawn first, then one of its pairs. Needs one pair.
         """
@@ -74,8 +74,7 @@ class Replay:
         for label in self._random.integers(len(labels), size=batch_size - len(chosen)):
             pairs = self._classes[labels[label]]
             chosen.append(pairs[int(self._random.integers(len(pairs)))])
-        inputs = {name: np.concatenate([pair.inputs[name] for pair in chosen]) for name in chosen[0].inputs}
-        return inputs, np.stack([pair.teacher_probabilities_C for pair in chosen])
+        return chosen
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""
@@ -102,19 +101,20 @@ class Replay:
 
 
 def pack_pairs(pairs: list[TrainingPair]) -> dict[str, Any]:
-    """Return pairs, whose inputs agree in name, type and shape, as a few tensors.
+    """Return pairs, whose inputs agree in name, type and number of dimensions, as a few tensors.
 
-    Inputs travel as bytes: torch has no unsigned types of every width.
+    Inputs travel as bytes, one after another, with their lengths and shapes: torch has no strings and not every unsigned type.
     """
     if not pairs:
         return {"num": 0}
     inputs = {}
     for name, first in pairs[0].inputs.items():
-        rows = np.concatenate([pair.inputs[name] for pair in pairs])
+        raws = [encode(pair.inputs[name]) for pair in pairs]
         inputs[name] = {
-            "dtype": first.dtype.str,
-            "shape": list(rows.shape),
-            "raw": torch.from_numpy(np.frombuffer(rows.tobytes(), np.uint8).copy()),
+            "datatype": datatype_of(first),
+            "shapes": torch.tensor([pair.inputs[name].shape for pair in pairs], dtype=torch.int64),
+            "lengths": torch.tensor([len(raw) for raw in raws], dtype=torch.int64),
+            "raw": torch.from_numpy(np.frombuffer(b"".join(raws), np.uint8).copy()),
         }
     return {
         "num": len(pairs),
@@ -131,19 +131,24 @@ def unpack_pairs(packed: dict[str, Any]) -> list[TrainingPair]:
     """Return the pairs that `pack_pairs` packed; each owns its bytes, so that forgetting one frees them."""
     if not packed["num"]:
         return []
-    arrays = {
-        name: np.frombuffer(one["raw"].numpy().tobytes(), np.dtype(one["dtype"])).reshape(one["shape"])
-        for name, one in packed["inputs"].items()
-    }
+    columns = {name: _unpacked(name, one) for name, one in packed["inputs"].items()}
     teacher = packed["teacher"].numpy()
     return [
         TrainingPair(
             packed["record_ids"][row],
             packed["input_keys"][row],
-            {name: array[row : row + 1].copy() for name, array in arrays.items()},
+            {name: arrays[row] for name, arrays in columns.items()},
             teacher[row].copy(),
             packed["times"][row],
             packed["teacher_versions"][row],
         )
         for row in range(packed["num"])
     ]
+
+
+def _unpacked(name: str, column: dict[str, Any]) -> list[Array]:
+    raw, start, arrays = column["raw"].numpy().tobytes(), 0, []
+    for shape, length in zip(column["shapes"].tolist(), column["lengths"].tolist(), strict=True):
+        arrays.append(decode(name, column["datatype"], shape, raw[start : start + length]).copy())
+        start += length
+    return arrays

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from distill_loop.config import LearnerSection
+from distill_loop.learner import batch, students
 from distill_loop.learner.loss import distillation_loss
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.learner.replay import Replay, pack_pairs, unpack_pairs
-from distill_loop.learner.student import ByteWindowNet
-from protos.errors import ConfigurationError, FormatError
-from protos.tensors import Array, datatype_of, numpy_type
+from distill_loop.learner.student import Student
+from protos.errors import FormatError
+from protos.tensors import Array
 from registry.config import ModelSection
 
 #: Newest held-out pairs that are kept.
@@ -31,11 +32,10 @@ class Learner:
     """A student, its optimizer, its memory and its held-out pairs.
 
     Raises:
-        ConfigurationError: the student can't read the model's inputs.
+        ConfigurationError: there is no such student, or it doesn't suit the model.
     """
 
     def __init__(self, settings: LearnerSection, model: ModelSection) -> None:
-        _check_window(model)
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._model = model
@@ -46,7 +46,9 @@ class Learner:
         self._holdout: collections.deque[TrainingPair] = collections.deque(maxlen=HOLDOUT_PAIRS)
         self._replay = Replay(ring_pairs=settings.ring_pairs, memory_bytes=settings.memory_bytes, seed=settings.seed)
         torch.manual_seed(settings.seed)
-        self.net: nn.Module = ByteWindowNet(settings, model.num_classes, model.inputs[0].shape[-1])
+        self.student: Student = students.build(settings, model)
+        self.net: nn.Module = self.student.net
+        self._random_state = torch.get_rng_state()
         self._optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -72,44 +74,59 @@ class Learner:
                 self._holdout.append(pair)
             else:
                 self._replay.add(pair)
+                if self.student.scaling:
+                    self.student.scaling.observe(pair.inputs)
         return "held_out" if held_out else "learned"
 
     def learn(self, num_steps: int) -> None:
         """Take optimizer steps on replayed batches; none where there is nothing to learn from."""
-        self.net.train()
-        for _ in range(num_steps if len(self._replay) else 0):
-            inputs, teacher_BC = self._replay.sample(self._settings.batch_size)
-            loss = distillation_loss(
-                self._forward(inputs),
-                torch.from_numpy(teacher_BC),
-                relation_weight=self._settings.loss_relation_weight,
-                kl_weight=self._settings.loss_kl_weight,
-            )
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(self.net.parameters(), self._settings.max_grad_norm)
-            self.num_steps += 1
-            if torch.isfinite(norm):
-                self._optimizer.step()
-            else:  # one such step would leave NaN in every weight, for ever
-                self.num_spoilt_steps += 1
+        if not len(self._replay):
+            return
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a net's own chances (dropout) go on after a restart as if there was none
+            torch.set_rng_state(self._random_state)
+            self.net.train()
+            for _ in range(num_steps):
+                self._step()
+            self._random_state = torch.get_rng_state()
+
+    def _step(self) -> None:
+        inputs, teacher_BC = self._batch(self._replay.sample(self._settings.batch_size))
+        loss = distillation_loss(
+            self._forward(inputs)[0],
+            torch.from_numpy(teacher_BC),
+            relation_weight=self._settings.loss_relation_weight,
+            kl_weight=self._settings.loss_kl_weight,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self._settings.max_grad_norm)
+        self.num_steps += 1
+        if torch.isfinite(norm):
+            self._optimizer.step()
+        else:  # one such step would leave NaN in every weight, for ever
+            self.num_spoilt_steps += 1
+
+    def answers(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the student's outputs by name, the float32 logits [batch, classes] first."""
+        self.net.eval()
+        names = [self._model.output, *(spec.name for spec in self._model.extra_outputs)]
+        with torch.inference_mode():
+            return {name: tensor.numpy() for name, tensor in zip(names, self._forward(inputs), strict=True)}
 
     def logits(self, inputs: Mapping[str, Array]) -> Array:
         """Return the student's float32 logits [batch, classes]."""
-        self.net.eval()
-        with torch.inference_mode():
-            logits: Array = self._forward(inputs).numpy()
-        return logits
+        return self.answers(inputs)[self._model.output]
 
     def held_out(self, num_pairs: int) -> tuple[dict[str, Array], Array]:
         """Return the newest held-out pairs: inputs [n, ...] by name, teacher probabilities [n, classes]; n may be 0."""
-        pairs = list(self._holdout)[-num_pairs:]
+        return self._batch(list(self._holdout)[-num_pairs:])
+
+    def _batch(self, pairs: list[TrainingPair]) -> tuple[dict[str, Array], Array]:
+        inputs = batch.stack(self._model.inputs, [pair.inputs for pair in pairs])
         if not pairs:
-            empty = {
-                spec.name: np.zeros((0, *spec.shape[1:]), numpy_type(spec.datatype)) for spec in self._model.inputs
-            }
-            return empty, np.zeros((0, self._model.num_classes), np.float32)
-        inputs = {name: np.concatenate([pair.inputs[name] for pair in pairs]) for name in pairs[0].inputs}
+            return inputs, np.zeros((0, self._model.num_classes), np.float32)
         return inputs, np.stack([pair.teacher_probabilities_C for pair in pairs])
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,6 +140,8 @@ class Learner:
             "num_spoilt_steps": self.num_spoilt_steps,
             "teacher_version": self.teacher_version,
             "newest_unix_ns": self._newest_unix_ns,
+            "random": self._random_state,
+            "scaling": self.student.scaling.state_dict() if self.student.scaling else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -146,6 +165,9 @@ class Learner:
         self.num_spoilt_steps = state["num_spoilt_steps"]
         self.teacher_version = state["teacher_version"]
         self._newest_unix_ns = state["newest_unix_ns"]
+        self._random_state = state["random"]
+        if self.student.scaling:
+            self.student.scaling.load_state_dict(state["scaling"])
 
     def _believes(self, pair: TrainingPair) -> bool:
         """Whether a pair is of the current teacher version; a later answer of another one makes that the current one."""
@@ -162,34 +184,15 @@ class Learner:
         """Return a pair with the model's inputs and no others; one that doesn't fit would stop every later batch."""
         if pair.teacher_probabilities_C.shape != (self._model.num_classes,):
             raise FormatError(f"a pair has {pair.teacher_probabilities_C.size} classes, not {self._model.num_classes}")
-        for spec in self._model.inputs:
-            array = pair.inputs.get(spec.name)
-            if array is None:
-                raise FormatError(f"a pair has no input {spec.name!r}")
-            if datatype_of(array) != spec.datatype or array.shape != (1, *spec.shape[1:]):
-                raise FormatError(
-                    f"a pair's input {spec.name!r} is {datatype_of(array)} {list(array.shape)}, "
-                    f"[model] says {spec.datatype} {[1, *spec.shape[1:]]}"
-                )
+        batch.check_row(self._model.inputs, pair.inputs)
         return dataclasses.replace(pair, inputs={spec.name: pair.inputs[spec.name] for spec in self._model.inputs})
 
-    def _forward(self, inputs: Mapping[str, Array]) -> torch.Tensor:
-        logits: torch.Tensor = self.net(*(torch.from_numpy(np.array(inputs[spec.name])) for spec in self._model.inputs))
-        return logits
+    def _forward(self, inputs: Mapping[str, Array]) -> tuple[torch.Tensor, ...]:
+        """Return the logits, and extra outputs after them."""
+        answer = self.net(*batch.as_tensors(self._model.inputs, inputs, self._settings.text_bytes))
+        return answer if isinstance(answer, tuple) else (answer,)
 
 
 def is_held_out(input_key: bytes, ratio: float) -> bool:
     """Whether an input is held out: by bytes of its key that the partition doesn't use, so the two are independent."""
     return int.from_bytes(input_key[8:16], "little") < ratio * 2**64
-
-
-def _check_window(model: ModelSection) -> None:
-    """Refuse a model whose inputs the byte-window student can't read."""
-    spec = model.inputs[0]
-    shape = spec.shape[1:]
-    whole = spec.datatype in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16")
-    if len(model.inputs) != 1 or not whole or len(shape) != 1 or shape[0] < 64 or shape[0] % 2:
-        raise ConfigurationError(
-            f"learner.student byte_window can't read the inputs of model {model.name!r}",
-            fix="Give it one integer input [-1, L] with L even and at least 64",
-        )

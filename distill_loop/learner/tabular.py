@@ -5,6 +5,7 @@ integer input that it doesn't name, are categories: their values are hashed, so 
 Shape suffixes: B batch, F columns of one input, N numeric columns, K category columns, D features, C classes.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,7 +56,7 @@ class TabularNet(nn.Module):
             self.values = nn.Embedding(num_categories * self.buckets, section.category_embedding)
             nn.init.normal_(self.values.weight, std=0.3)
         widths = [width] + [settings.hidden] * section.layers
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
         self.head = nn.Linear(settings.hidden, num_classes)
         self.shortcut = nn.Linear(width, num_classes, bias=False)
 
@@ -63,7 +64,9 @@ class TabularNet(nn.Module):
         """Return raw logits [B, C]."""
         parts = []
         if self.centre_N.numel():
-            numbers_BN = torch.cat([one[:, columns].to(torch.float64) for one, columns in self._chosen(inputs, self.numeric)], 1)
+            numbers_BN = torch.cat(
+                [one[:, columns].to(torch.float64) for one, columns in self._chosen(inputs, self.numeric)], 1
+            )
             parts.append(scaled(numbers_BN, self.centre_N, self.spread_N))
         chosen = self._chosen(inputs, self.categories)
         if chosen:

@@ -16,72 +16,156 @@ from onnx import numpy_helper
 from torch import nn
 
 from protos.errors import FormatError
-from protos.tensors import numpy_type
-from registry.config import TensorSpec
+from protos.tensors import BYTES, Array, text_window
+from registry.config import ModelSection, TensorSpec
+from registry.plausible import plausible_rows
 
-#: Rows of the example batch; any number above 1, so that the exporter doesn't take it for a constant.
-EXAMPLE_ROWS = 2
+#: Rows of the example batch, and the size of a dimension that is free; numbers above 1, so that the exporter doesn't take them
+#: for constants.
+EXAMPLE_ROWS, EXAMPLE_SIZE = 2, 16
+PREFIX = "net."
+
+
+class ExportError(FormatError):
+    """A net that can't become a graph as [model] describes it."""
+
+
+class _Positional(nn.Module):
+    """A net with its inputs by position, whatever its forward calls them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.net(*inputs)
 
 
 class Exporter:
-    """Exports versions of one net."""
+    """Exports versions of one net.
 
-    def __init__(self, inputs: tuple[TensorSpec, ...], output: str) -> None:
-        self._inputs = inputs
-        self._output = output
+    Args:
+        text_bytes: width of the window that a BYTES input is read through.
+    """
+
+    def __init__(self, model: ModelSection, *, text_bytes: int) -> None:
+        self._inputs = model.inputs
+        self._outputs = (
+            TensorSpec(name=model.output, datatype="FP32", shape=(-1, model.num_classes)),
+            *model.extra_outputs,
+        )
+        self._text_bytes = text_bytes
         self._template: onnx.ModelProto | None = None
 
     def export(self, net: nn.Module) -> bytes:
-        """Return the net as one ONNX file's bytes."""
-        weights = {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
+        """Return the net as one ONNX file's bytes.
+
+        Raises:
+            ExportError: it can't be exported, or its graph is not what [model] says.
+        """
+        weights = {PREFIX + name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
         if self._template is None or not self._replace_weights(weights):
             self._template = self._trace(net)
             self._replace_weights(weights)
         data: bytes = self._template.SerializeToString()
         return data
 
-    def _replace_weights(self, weights: dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]) -> bool:
+    def forget(self) -> None:
+        """Trace anew at the next export."""
+        self._template = None
+
+    def _replace_weights(self, weights: dict[str, Array]) -> bool:
         """Write weights into the graph by name; False where the graph has folded one away and must be traced again."""
         assert self._template is not None
         initializers = {one.name: one for one in self._template.graph.initializer}
+        used = {name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")}
         if any(
-            name not in initializers or tuple(initializers[name].dims) != weight.shape
-            for name, weight in weights.items()
+            name not in initializers or tuple(initializers[name].dims) != weight.shape for name, weight in used.items()
         ):
             return False
-        for name, weight in weights.items():
+        for name, weight in used.items():
             initializers[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight), name))
         return True
 
-    def _trace(self, net: nn.Module) -> onnx.ModelProto:
-        example = tuple(
-            torch.from_numpy(np.zeros((EXAMPLE_ROWS, *spec.shape[1:]), numpy_type(spec.datatype)))
+    def _example(self) -> tuple[torch.Tensor, ...]:
+        rows = plausible_rows(self._inputs, EXAMPLE_ROWS, EXAMPLE_SIZE)
+        return tuple(
+            torch.from_numpy(
+                text_window(rows[spec.name], self._text_bytes) if spec.datatype == BYTES else rows[spec.name]
+            )
             for spec in self._inputs
         )
-        batch = torch.export.Dim("batch", min=1, max=2**20)
+
+    def _free_dimensions(self, spec: TensorSpec) -> dict[int, Any]:
+        free = [place for place, size in enumerate(spec.shape) if size == -1] if spec.datatype != BYTES else [0]
+        return dict.fromkeys(free, torch.export.Dim.AUTO)
+
+    def _trace(self, net: nn.Module) -> onnx.ModelProto:
         net.eval()
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                net,
-                example,
-                input_names=[spec.name for spec in self._inputs],
-                output_names=[self._output],
-                dynamic_shapes=tuple({0: batch} for _ in self._inputs),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+        try:
+            with warnings.catch_warnings(), torch.inference_mode():
+                warnings.simplefilter("ignore")  # the exporter's own deprecations
+                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+                program = torch.onnx.export(
+                    _Positional(net),
+                    self._example(),
+                    input_names=[spec.name for spec in self._inputs],
+                    output_names=[spec.name for spec in self._outputs],
+                    dynamic_shapes=(tuple(self._free_dimensions(spec) for spec in self._inputs),),
+                    dynamo=True,
+                    external_data=False,
+                    verbose=False,
+                )
+        except (
+            Exception
+        ) as error:  # a supervision point: what a module of the user's does to the exporter can't be foreseen
+            raise ExportError(
+                f"the student can't be exported to ONNX: {_reason(error)}",
+                fix="Keep to what torch.export takes: no branches on values, no lists of data",
+            ) from error
         assert program is not None
         model: onnx.ModelProto = program.model_proto
         _strip(model)
+        _name_free_dimensions(model)
         onnx.checker.check_model(model)
-        if len(model.graph.input) != len(self._inputs):
-            raise FormatError(
-                f"the exported graph has {len(model.graph.input)} inputs, [model] says {len(self._inputs)}"
-            )
+        self._check(model)
         return model
+
+    def _check(self, model: onnx.ModelProto) -> None:
+        names = [one.name for one in model.graph.input]
+        if names != [spec.name for spec in self._inputs]:
+            raise ExportError(
+                f"the exported graph has the inputs {', '.join(names)}, [model] says "
+                f"{', '.join(spec.name for spec in self._inputs)}",
+                fix="Let the student use every input",
+            )
+        for one, spec in zip(model.graph.input, self._inputs, strict=True):
+            for place in self._free_dimensions(spec):
+                dimension = one.type.tensor_type.shape.dim[place]
+                if not dimension.dim_param:
+                    raise ExportError(
+                        f"dimension {place} of the input {spec.name!r} is {dimension.dim_value} in the exported graph, "
+                        "[model] says -1, any size",
+                        fix="Let the student's forward take any size there, or give [model] the one that it takes",
+                    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason's first line: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _name_free_dimensions(model: onnx.ModelProto) -> None:
+    """Call the free dimensions batch, size1, size2, ...: torch's names for them depend on how it came to them."""
+    names: dict[str, str] = {}
+    for value in [*model.graph.input, *model.graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                name = names.setdefault(dimension.dim_param, f"size{len(names)}" if names else "batch")
+                dimension.dim_param = name
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -8,6 +8,7 @@ write can be repeated. Knows no statistics: the verdict is its caller's. One thr
 
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from torch import nn
 from distill_loop.config import ReleaseSection
 from distill_loop.release.candidate import Origin, build_files
 from distill_loop.release.export import Exporter
+from distill_loop.release.first_version import examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from protos.tensors import Array
 from registry.bundle import MODEL, fetch_bundle, write_bundle
@@ -32,6 +34,7 @@ class ReleaseOffice:
 
     Args:
         epoch: of the loop's lease; pointers refuse an older one.
+        text_bytes: width of the window that a BYTES input is read through.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ReleaseOffice:
         cache: pathlib.Path,
         epoch: int,
         actor: str,
+        text_bytes: int,
     ) -> None:
         self._store = store
         self._model = model
@@ -52,26 +56,37 @@ class ReleaseOffice:
         self._actor = actor
         self.pointers = Pointers(store, model.name)
         self.ledger = Ledger(store, model.name)
-        self._exporter = Exporter(model.inputs, model.output)
+        self._exporter = Exporter(model, text_bytes=text_bytes)
         self._artifacts: dict[str, Artifact] = {}
         self._log = structlog.get_logger()
 
-    def prepare(self, net: nn.Module) -> None:
-        """Trace the student's graph now (seconds), so that no later cut makes callers of the teacher or a verdict wait."""
-        self._exporter.export(net)
+    def export(
+        self, net: nn.Module, rows: Mapping[str, Array], answers: Mapping[str, Array]
+    ) -> tuple[bytes, Artifact, Precheck]:
+        """Return the net as a graph, on the runtime, and what the pre-check says of it; nothing is written.
+
+        The first call traces the graph (seconds), the next ones write new weights into it; a graph whose parity is lost that way
+        (it has folded a weight into something else) is traced anew.
+        """
+        for last in (False, True):
+            onnx_bytes = self._exporter.export(net)
+            artifact = Artifact(onnx_bytes, self._model.output, threads=1)
+            check = precheck(artifact, len(onnx_bytes), rows, answers, self._settings)
+            if not check.wrong or last:
+                break
+            self._exporter.forget()
+        return onnx_bytes, artifact, check
 
     def cut(
-        self, net: nn.Module, rows: dict[str, Array], torch_logits_BC: Array, origin: Origin
+        self, net: nn.Module, rows: Mapping[str, Array], answers: Mapping[str, Array], origin: Origin
     ) -> tuple[str | None, Precheck]:
         """Export the student, check it, and write its bundle; returns the digest, or None where the pre-check rejects it.
 
         Args:
             rows: inputs for parity and golden answers, at least one row, held out where there are such.
-            torch_logits_BC: the torch student's answers to them.
+            answers: the torch student's outputs for them.
         """
-        onnx_bytes = self._exporter.export(net)
-        artifact = Artifact(onnx_bytes, self._model.output, threads=1)
-        check = precheck(artifact, len(onnx_bytes), rows, torch_logits_BC, self._settings)
+        onnx_bytes, artifact, check = self.export(net, rows, answers)
         if check.reasons:
             self._log.warning("candidate rejected by the pre-check", reasons=list(check.reasons))
             return None, check
@@ -80,6 +95,24 @@ class ReleaseOffice:
         digest = write_bundle(self._store, files)
         self._artifacts[digest] = artifact
         return digest, check
+
+    def release_file(self) -> Line | None:
+        """Release the file that `release.first_version` names, where the model has no version yet; None where it has one.
+
+        Raises:
+            ConfigurationError: the file is not what [model] declares.
+        """
+        path = self._settings.first_version
+        if path is None or self.ledger.lines():
+            return None
+        first = examine(path, self._model, self._settings)
+        if first.note:
+            self._log.warning("the first version's file", note=first.note)
+        student = {"student": "file", "file": first.name, "sha256": first.sha256}
+        origin = Origin("bootstrap", None, "", 0, 0, student)
+        files = build_files(self._model, first.onnx_bytes, first.golden, first.golden_logits_BC, 0.0, origin)
+        evidence = {"source": "file", "file": first.name, "sha256": first.sha256, "latency_ms": first.latency_ms}
+        return self.bootstrap(write_bundle(self._store, files), evidence)
 
     def artifact(self, digest: str) -> Artifact:
         """Return a version as the serving runtime runs it."""

@@ -1,8 +1,10 @@
 """Pairs and settings for tests of the learner: a small byte-window student, and windows that look like their label."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
+import torch
 
 from distill_loop.config import LearnerSection
 from distill_loop.learner.pair import TrainingPair
@@ -12,9 +14,17 @@ NUM_CLASSES, WINDOW = 6, 96
 MODEL = ModelSection(inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, WINDOW)),), num_classes=NUM_CLASSES)
 
 
-def small_learner(**changes: float) -> LearnerSection:
+def small_learner(**changes: object) -> LearnerSection:
     """Return settings of a student that learns in milliseconds."""
-    small = {"hidden": 16, "embedding": 8, "buckets": 64, "batch_size": 16, "ring_pairs": 32, "memory_bytes": 2**20}
+    small = {
+        "student": "byte_window",
+        "hidden": 16,
+        "embedding": 8,
+        "buckets": 64,
+        "batch_size": 16,
+        "ring_pairs": 32,
+        "memory_bytes": 2**20,
+    }
     return LearnerSection.model_validate({**small, **changes})
 
 
@@ -42,3 +52,16 @@ def make_training_pair(
         time_unix_ns=number if time_unix_ns is None else time_unix_ns,
         teacher_version=teacher_version,
     )
+
+
+def same_bits(left: Any, right: Any) -> bool:
+    """Whether two states hold the same types and bits, however their objects are shared."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same_bits(left[name], right[name]) for name in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same_bits, left, right))
+    return bool(left == right)

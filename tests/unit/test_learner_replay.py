@@ -1,5 +1,6 @@
 """Replay: bounded in bytes, even over classes, half of each batch from the newest, and the same after a restart."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from distill_loop.learner import checkpoint
 from distill_loop.learner.replay import Replay, pack_pairs, unpack_pairs
+from protos.tensors import strings
 from tests.support.learning import NUM_CLASSES, make_training_pair
 
 PAIR_BYTES = make_training_pair(0).num_bytes
@@ -51,9 +53,7 @@ def test_a_pair_larger_than_the_memory_is_still_learned_from() -> None:
     replay = Replay(ring_pairs=4, memory_bytes=10, seed=0)
     replay.add(make_training_pair(0))
 
-    inputs, _ = replay.sample(4)
-
-    assert len(inputs["bytes"]) == 4
+    assert len(replay.sample(4)) == 4
 
 
 def test_half_of_a_batch_is_newest_and_half_is_even_over_classes() -> None:
@@ -62,10 +62,9 @@ def test_half_of_a_batch_is_newest_and_half_is_even_over_classes() -> None:
 
     newest, others = Counter[int](), Counter[int]()
     for _ in range(num_batches):
-        _, teacher_BC = replay.sample(size)
-        labels = teacher_BC.argmax(axis=1)
-        newest.update(labels[: size // 2].tolist())
-        others.update(labels[size // 2 :].tolist())
+        labels = [pair.teacher_class for pair in replay.sample(size)]
+        newest.update(labels[: size // 2])
+        others.update(labels[size // 2 :])
 
     total = num_batches * size // 2
     assert newest == {1: total}  # the 16 newest are all of class 1
@@ -76,9 +75,7 @@ def test_half_of_a_batch_is_newest_and_half_is_even_over_classes() -> None:
 def test_the_newest_half_repeats_no_pair() -> None:
     replay = make_replay([number % NUM_CLASSES for number in range(40)], ring_pairs=16)
 
-    inputs, _ = replay.sample(32)
-
-    assert len({row.tobytes() for row in inputs["bytes"][:16]}) == 16
+    assert len({pair.record_id for pair in replay.sample(32)[:16]}) == 16
 
 
 @given(labels=st.lists(st.integers(0, NUM_CLASSES - 1), min_size=1, max_size=60), split=st.integers(0, 60))
@@ -91,9 +88,10 @@ def test_a_restart_goes_on_with_the_same_choices(labels: list[int], split: int) 
     for number, label in enumerate([*labels[split:], 0], start=split):
         for replay in (straight, restarted):
             replay.add(make_training_pair(number, label=label))
-        (inputs, teacher_BC), (same_inputs, same_teacher_BC) = straight.sample(8), restarted.sample(8)
-        np.testing.assert_array_equal(inputs["bytes"], same_inputs["bytes"])
-        np.testing.assert_array_equal(teacher_BC, same_teacher_BC)
+        for pair, same in zip(straight.sample(8), restarted.sample(8), strict=True):
+            assert pair.record_id == same.record_id
+            np.testing.assert_array_equal(pair.inputs["bytes"], same.inputs["bytes"])
+            np.testing.assert_array_equal(pair.teacher_probabilities_C, same.teacher_probabilities_C)
     assert restarted.num_bytes == straight.num_bytes
 
 
@@ -114,3 +112,19 @@ def test_packed_pairs_keep_every_input_type(dtype: type) -> None:
     assert back.inputs["bytes"].dtype == dtype
     np.testing.assert_array_equal(back.inputs["bytes"], pair.inputs["bytes"])
     assert (back.record_id, back.input_key, back.time_unix_ns) == (pair.record_id, pair.input_key, pair.time_unix_ns)
+
+
+def test_packed_pairs_keep_rows_of_different_lengths_and_texts() -> None:
+    texts = [strings(["one"]), strings(["zwei, drei"]), strings([b""])]
+    ids = [np.arange(length, dtype=np.int64)[None] for length in (1, 4, 2)]
+    pairs = [
+        dataclasses.replace(make_training_pair(number), inputs={"text": text, "ids": row})
+        for number, (text, row) in enumerate(zip(texts, ids, strict=True))
+    ]
+
+    back = unpack_pairs(checkpoint.load(checkpoint.dump(pack_pairs(pairs))))
+
+    for pair, same in zip(pairs, back, strict=True):
+        assert pair.inputs["text"].tolist() == same.inputs["text"].tolist()
+        np.testing.assert_array_equal(pair.inputs["ids"], same.inputs["ids"])
+    assert pairs[1].num_bytes > pairs[0].num_bytes

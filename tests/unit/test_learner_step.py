@@ -1,7 +1,6 @@
 """The learner: what it holds out, whom it believes, what it refuses, and that a restart changes no bit."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from distill_loop.learner import checkpoint
 from distill_loop.learner.step import HOLDOUT_PAIRS, Learner, is_held_out
 from protos.errors import ConfigurationError, FormatError
 from registry.config import ModelSection, TensorSpec
-from tests.support.learning import MODEL, NUM_CLASSES, WINDOW, make_training_pair, small_learner
+from tests.support.learning import MODEL, NUM_CLASSES, WINDOW, make_training_pair, same_bits, small_learner
 
 
 def weights_of(learner: Learner) -> list[torch.Tensor]:
@@ -20,19 +19,6 @@ def weights_of(learner: Learner) -> list[torch.Tensor]:
 
 def same_weights(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def same_bits(left: Any, right: Any) -> bool:
-    """Whether two states hold the same types and bits, however their objects are shared."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same_bits(left[name], right[name]) for name in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same_bits, left, right))
-    return bool(left == right)
 
 
 def taught(num_pairs: int = 60, num_steps: int = 5, **changes: float) -> Learner:

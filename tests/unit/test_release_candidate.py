@@ -36,11 +36,11 @@ def with_bias(value: float) -> bytes:
 def reasons_of(onnx_bytes: bytes = GRAPH, torch_logits_BC: Array = LOGITS, **limits: float) -> list[str]:
     settings = GENEROUS.model_copy(update=limits)
     artifact = Artifact(onnx_bytes, "logits", threads=1)
-    return list(precheck(artifact, len(onnx_bytes), {"bytes": ROWS}, torch_logits_BC, settings).reasons)
+    return list(precheck(artifact, len(onnx_bytes), {"bytes": ROWS}, {"logits": torch_logits_BC}, settings).reasons)
 
 
 def test_a_faithful_small_quick_candidate_passes() -> None:
-    check = precheck(Artifact(GRAPH, "logits", threads=1), len(GRAPH), {"bytes": ROWS}, LOGITS, GENEROUS)
+    check = precheck(Artifact(GRAPH, "logits", threads=1), len(GRAPH), {"bytes": ROWS}, {"logits": LOGITS}, GENEROUS)
 
     assert check.reasons == ()
     assert check.parity_max_abs < 1e-3

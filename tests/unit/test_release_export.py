@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from distill_loop.learner.student import ByteWindowNet
+from distill_loop.learner.byte_window import ByteWindowNet
 from distill_loop.release.export import Exporter
 from distill_loop.release.precheck import Artifact
 from tests.support.learning import MODEL, NUM_CLASSES, WINDOW, make_window, small_learner
@@ -32,7 +32,7 @@ def torch_logits(net: ByteWindowNet, rows: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def exporter() -> Exporter:
     """Return an exporter that has traced the net once already, so that what follows reuses its graph."""
-    exporter = Exporter(MODEL.inputs, MODEL.output)
+    exporter = Exporter(MODEL, text_bytes=256)
     exporter.export(make_net(0))
     return exporter
 
@@ -40,7 +40,7 @@ def exporter() -> Exporter:
 @pytest.fixture(scope="module")
 def fresh() -> bytes:
     """Return a first export, traced."""
-    return Exporter(MODEL.inputs, MODEL.output).export(make_net(1))
+    return Exporter(MODEL, text_bytes=256).export(make_net(1))
 
 
 def test_a_reused_graph_with_new_weights_is_a_fresh_export(exporter: Exporter, fresh: bytes) -> None:
@@ -76,7 +76,7 @@ def test_each_export_carries_its_own_weights(exporter: Exporter) -> None:
 
 
 def test_a_net_of_another_width_is_traced_anew(fresh: bytes) -> None:
-    exporter = Exporter(MODEL.inputs, MODEL.output)
+    exporter = Exporter(MODEL, text_bytes=256)
     exporter.export(make_net(1))
     wider, rows = make_net(1, hidden=24), make_rows(3)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from distill_loop.learner.student import HASH_FACTOR, HASH_PRIME, PADDING, ByteWindowNet
+from distill_loop.learner.byte_window import HASH_FACTOR, HASH_PRIME, PADDING, ByteWindowNet
 from tests.support.learning import NUM_CLASSES, WINDOW, make_window, small_learner
 
 HALF = WINDOW // 2
