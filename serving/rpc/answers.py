@@ -19,6 +19,7 @@ from serving.rpc.errors import RpcError, error_in_stream
 Input = Array | Sequence[str] | Sequence[bytes]
 MAX_MESSAGE_BYTES = 64 * 2**20
 CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: else all clients of a process land on one worker
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
