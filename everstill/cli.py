@@ -9,16 +9,19 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
 
 from everstill import inspect, recipes
 from everstill.config import EverstillSettings
+from everstill.doctor import command as doctor_command
+from everstill.infer import command as infer_command
+from everstill.options import ConfigOption, JsonOption, ModelOption, config_path, models_of
+from everstill.project import command as init_command
 from protos.errors import EverstillError, UnavailableError
-from registry.config import load
 
-DEFAULT_CONFIG = pathlib.Path("everstill.toml")
 INTERRUPTED = 130
 #: Packages of the demo, its gateway and its loop that the core does without.
 DEMO_NEEDS = ("matplotlib", "onnxruntime", "onnxscript", "prometheus_client", "torch")
@@ -30,12 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Streaming online distillation: a small student serves the traffic and stays faithful to its teacher.",
 )
-ConfigOption = Annotated[
-    pathlib.Path | None,
-    typer.Option("--config", help="Configuration file; ./everstill.toml where it exists, else defaults."),
-]
 RecipeName = Literal["filetypes", "clinc150", "nsl_kdd", "digits"]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def main() -> None:
@@ -92,6 +90,11 @@ def demo(
         print(json.dumps(report))
 
 
+app.command(epilog=init_command.EPILOG)(init_command.init)
+app.command(epilog=doctor_command.EPILOG)(doctor_command.doctor)
+app.command(epilog=infer_command.EPILOG)(infer_command.infer)
+
+
 @app.command(epilog="Example: everstill gateway --config everstill.toml")
 def gateway(config: ConfigOption = None) -> None:
     """Serve a student's answers over gRPC and mirror samples to the teacher."""
@@ -99,37 +102,54 @@ def gateway(config: ConfigOption = None) -> None:
 
 
 @app.command(epilog="Example: everstill teacher --config everstill.toml")
-def teacher(config: ConfigOption = None) -> None:
-    """Serve one ONNX file as a teacher over the Open Inference Protocol."""
-    _become("serving.app", "teacher", config=config)
+def teacher(config: ConfigOption = None, model: ModelOption = None) -> None:
+    """Serve one ONNX file as a teacher over the Open Inference Protocol.
+
+    Prints one JSON line once it answers, for whoever started it: {"event": "started", "address": "host:port"}. Logs go to standard error,
+    as JSON lines; log.format = "console" writes them for people.
+    """
+    _become("serving.app", "teacher", config=config, model=model)
 
 
-@app.command(epilog="Example: everstill loop --config everstill.toml")
-def loop(config: ConfigOption = None) -> None:
-    """Learn from the stream, put candidates on trial, and promote those that pass the gate."""
-    _become("distill_loop.app", config=config)
+@app.command(epilog="Example: everstill loop --config everstill.toml --model intents")
+def loop(config: ConfigOption = None, model: ModelOption = None) -> None:
+    """Learn from the stream, put candidates on trial, and promote those that pass the gate.
+
+    One loop learns one model: where the configuration has several, name one, and start a loop for each.
+    """
+    _become("distill_loop.app", config=config, model=model)
 
 
 @app.command(epilog="Example: everstill status --json")
-def status(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+def status(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """Show what serves, what the loop does and how the student agrees with its teacher."""
-    _print(inspect.status(_settings(config)), inspect.render_status, json_output)
+    _print_each(config, model, inspect.status, inspect.render_status, json_output)
 
 
 @app.command(epilog="Example: everstill versions --json")
-def versions(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+def versions(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """List every decision in the ledger, after checking its chain."""
-    _print(inspect.versions(_settings(config)), inspect.render_versions, json_output)
+    _print_each(config, model, inspect.versions, inspect.render_versions, json_output)
 
 
 @app.command(epilog="Example: everstill show 3fa2b1c4d5e6")
 def show(
-    version: Annotated[str, typer.Argument(help="Version, or the first characters of one.")],
+    version: Annotated[str, typer.Argument(help="Version, or the first characters of one; also that on trial.")],
     config: ConfigOption = None,
+    model: ModelOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Show where a version comes from and the evidence that decided about it."""
-    _print(inspect.show(_settings(config), version), inspect.render_show, json_output)
+    models, unknown = models_of(config, model), list[EverstillError]()
+    for settings in models.values():
+        try:
+            body = inspect.show(settings, version)
+        except EverstillError as error:
+            unknown.append(error)
+            continue
+        print(json.dumps(body) if json_output else inspect.render_show(body))
+        return
+    raise unknown[0]
 
 
 @app.command(
@@ -144,28 +164,23 @@ def gate(context: typer.Context) -> None:
 @app.command("config", epilog="Example: everstill config --schema > everstill.schema.json")
 def show_config(
     config: ConfigOption = None,
+    model: ModelOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of everstill.toml instead.")] = False,
 ) -> None:
     """Print the configuration in force as JSON, secrets masked; errors name the key and suggest the nearest."""
     if schema:
         print(json.dumps(EverstillSettings.model_json_schema(), indent=1))
         return
-    print(_settings(config).model_dump_json(indent=1))
+    bodies = {name: settings.model_dump(mode="json") for name, settings in models_of(config, model).items()}
+    print(json.dumps(next(iter(bodies.values())) if len(bodies) == 1 else {"models": bodies}, indent=1))
 
 
-def _settings(config: pathlib.Path | None) -> EverstillSettings:
-    return load(_config_path(config), EverstillSettings)
-
-
-def _config_path(config: pathlib.Path | None) -> pathlib.Path | None:
-    return config if config is not None or not DEFAULT_CONFIG.exists() else DEFAULT_CONFIG
-
-
-def _become(module: str, *arguments: str, config: pathlib.Path | None) -> None:
+def _become(module: str, *arguments: str, config: pathlib.Path | None, model: str | None = None) -> None:
     """Check the whole file, then become the room's process: signals and exit code are its own."""
-    _settings(config)
-    path = _config_path(config)
-    _replace([sys.executable, "-m", module, *arguments, *(["--config", str(path)] if path else [])])
+    models_of(config, model)
+    path = config_path(config)
+    file = ["--config", str(path)] if path else []
+    _replace([sys.executable, "-m", module, *arguments, *file, *(["--model", model] if model else [])])
 
 
 def _replace(command: list[str]) -> None:
@@ -173,5 +188,18 @@ def _replace(command: list[str]) -> None:
     os.execv(command[0], command)
 
 
-def _print(body: dict[str, Any], render: Any, json_output: bool) -> None:
-    print(json.dumps(body) if json_output else render(body))
+def _print_each(
+    config: pathlib.Path | None,
+    model: str | None,
+    read: Callable[[EverstillSettings], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+    json_output: bool,
+) -> None:
+    """Print one model's body, or, where there are several, each under its name."""
+    bodies = {name: read(settings) for name, settings in models_of(config, model).items()}
+    if not json_output:
+        print("\n\n".join(render(body) for body in bodies.values()))
+    elif len(bodies) == 1:
+        print(json.dumps(next(iter(bodies.values()))))
+    else:
+        print(json.dumps({"models": bodies}))

@@ -1,4 +1,7 @@
-"""What `status`, `versions` and `show` read from the registry, and how they print it. Reads only; works with everything down."""
+"""What `status`, `versions` and `show` read from the registry, and how they print it. Reads only; works with everything down.
+
+Of a running gateway it also reads /metrics: how much the teacher was asked.
+"""
 
 import io
 import math
@@ -10,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from everstill.config import EverstillSettings
+from everstill.metrics import traffic
 from protos.errors import EverstillError, UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger
@@ -22,19 +26,44 @@ SILENT_S = 15.0
 
 
 def status(settings: EverstillSettings) -> dict[str, Any]:
-    """Return the pointers and every process's own status, with its age in seconds."""
+    """Return one model's pointers, its processes' own statuses with their age in seconds, and the traffic of its gateways."""
     store, model = _existing_store(settings), settings.model.name
     pointers = Pointers(store, model)
     live, trial = pointers.live(), pointers.trial()
     processes = read_statuses(store, model)
     for body in processes.values():
         body["age_s"] = time.time() - body["time_unix_s"]
-    return {
+    body = {
         "model": model,
         "live": version_of(live.digest) if live else None,
         "trial": trial.model_dump() if trial else None,
         "processes": processes,
+        "traffic": _traffic(model, processes),
     }
+    if body["trial"]:
+        counted = next(
+            (one["trial"] for one in processes.values() if one.get("trial") and one["process"] == "loop"), None
+        )
+        own = counted if counted and counted["trial_id"] == body["trial"]["trial_id"] else None
+        body["trial"] |= {"evidence": own, "needed_log_e": -math.log(settings.gate.alpha)}
+    return body
+
+
+def _traffic(model: str, processes: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what the running gateways count since they started: rows, and those that the teacher was asked about."""
+    rows = asked = 0
+    answered = False
+    for process in processes.values():
+        if process["process"] == "gateway" and is_running(process) and process.get("metrics_address"):
+            counted = traffic(process["metrics_address"], model)
+            if counted is not None:
+                rows, asked, answered = rows + counted.rows, asked + counted.asked, True
+    return {"rows": rows, "asked": asked, "teacher_share": asked / rows if rows else None} if answered else None
+
+
+def is_running(process: dict[str, Any]) -> bool:
+    """Whether a process told its status lately, and not that it stopped. `age_s` is set by `status`."""
+    return not process.get("stopped") and process["age_s"] <= SILENT_S
 
 
 def versions(settings: EverstillSettings) -> dict[str, Any]:
@@ -43,34 +72,38 @@ def versions(settings: EverstillSettings) -> dict[str, Any]:
     num_lines = ledger.verify()
     return {
         "model": settings.model.name,
-        "chain": f"{num_lines} lines, unbroken",
+        "chain": f"{num_lines} line{'' if num_lines == 1 else 's'}, unbroken",
         "lines": [{**line.model_dump(mode="json"), "version": version_of(line.digest)} for line in ledger.lines()],
     }
 
 
 def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
-    """Return a version's manifest and its ledger lines.
+    """Return a version's manifest and its ledger lines; the candidate on trial is known too.
 
     Raises:
         EverstillError: no version, or more than one, begins like this.
     """
     store = _existing_store(settings)
     lines = Ledger(store, settings.model.name).lines()
-    digests = sorted({line.digest for line in lines if line.digest.startswith(version)})
+    pointers = Pointers(store, settings.model.name)
+    live, trial = pointers.live(), pointers.trial()
+    all_digests = {line.digest for line in lines} | ({trial.candidate} if trial else set())
+    digests = sorted(digest for digest in all_digests if digest.startswith(version))
     if len(digests) != 1:
-        known = ", ".join(sorted({version_of(line.digest) for line in lines})) or "none yet"
+        known = ", ".join(sorted(map(version_of, all_digests))) or "none yet"
         what = "no version begins" if not digests else f"{len(digests)} versions begin"
-        raise EverstillError(f"{what} with {version!r}", fix=f"Known are: {known}")
+        raise EverstillError(f"{what} with {version!r} in model {settings.model.name}", fix=f"Known are: {known}")
     digest = digests[0]
     try:
         manifest: dict[str, Any] | None = read_manifest(store, digest).model_dump(mode="json")
     except NotFound:
         manifest = None
-    live = Pointers(store, settings.model.name).live()
     return {
+        "model": settings.model.name,
         "version": version_of(digest),
         "digest": digest,
         "live": live is not None and live.digest == digest,
+        "on_trial": trial is not None and trial.candidate == digest,
         "manifest": manifest,
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
@@ -90,26 +123,84 @@ def _existing_store(settings: EverstillSettings) -> ObjectStore:
 def render_status(body: dict[str, Any]) -> str:
     """Return the status as text."""
     lines = [f"model {body['model']}: " + (f"version {body['live']} is live" if body["live"] else "no version yet")]
+    processes = sorted(body["processes"].items())
     if body["trial"]:
-        trial = body["trial"]
-        lines.append(f"on trial: {version_of(trial['candidate'])}, on {trial['share']:.0%} of requests")
-    for name, process in sorted(body["processes"].items()):
-        if process.get("stopped"):
-            state = "stopped"
-        elif process["age_s"] > SILENT_S:
-            state = f"silent for {process['age_s']:.0f} s"
-        else:
-            state = "running"
-        lines.append(f"{process['process']} {name}: {state}, serving {process['live'] or 'nothing'}")
-        if agreement := process.get("agreement"):
-            lines.append(
-                f"  agreement {agreement['estimate']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] "
-                f"over {agreement['num']} sampled requests"
-            )
-        if pairs := process.get("pairs"):
-            lines.append("  pairs " + ", ".join(f"{key} {value}" for key, value in pairs.items()))
-        lines += [f"  refused {one['version']}: {one['reason']}" for one in process.get("refused", [])]
+        lines += _trial(body["trial"], any(is_running(process) for _, process in processes))
+    if counted := body.get("traffic"):
+        share = "" if counted["teacher_share"] is None else f", {counted['teacher_share']:.1%}"
+        lines.append(
+            f"since the gateway started: {counted['rows']:,} rows answered, teacher asked about {counted['asked']:,}{share}"
+        )
+    for name, process in processes:
+        lines += _process(name, process)
+    if body["processes"] and not any(is_running(process) for _, process in processes):
+        lines.append("nothing runs here now; everstill up starts everything")
     return "\n".join(lines)
+
+
+def _trial(trial: dict[str, Any], runs: bool) -> list[str]:
+    """Return what is known of the open trial: who, on what, and the evidence so far."""
+    candidate = version_of(trial["candidate"])
+    first = (
+        f"on trial: {candidate}, on {trial['share']:.0%} of requests"
+        if runs
+        else f"a trial of {candidate} is open, and goes on when gateway and loop run again"
+    )
+    evidence = trial.get("evidence")
+    if not evidence:
+        return [first]
+    e, needed = _power(evidence["log_e"]), _power(trial["needed_log_e"])
+    left = evidence.get("requests_needed")
+    outlook = f"; at this rate about {left:,} more requests" if left else ""
+    return [
+        first,
+        f"  {evidence['wins']} wins, {evidence['losses']} losses in {evidence['total']:,} requests, "
+        f"{evidence['pending']} wait for the teacher: E = {e} of {needed} needed{outlook}",
+    ]
+
+
+def _process(name: str, process: dict[str, Any]) -> list[str]:
+    """Return what a process says of itself."""
+    if process.get("stopped"):
+        state = "stopped"
+    elif process["age_s"] > SILENT_S:
+        state = f"silent for {process['age_s']:.0f} s"
+    else:
+        state = "running"
+    kind, live = process["process"], process.get("live")
+    who = kind if kind == name else f"{kind} {name}"
+    if kind == "loop":
+        doing = f"its newest version is {live}" if live else "no version released yet"
+    else:
+        doing = f"serving {live or 'nothing'}" + (f" on {process['address']}" if process.get("address") else "")
+    lines = [f"{who}: {state}, {doing}"]
+    if agreement := process.get("agreement"):
+        lines.append(
+            f"  agreement {agreement['estimate']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] "
+            f"over {agreement['num']} sampled requests"
+        )
+    if pairs := process.get("pairs"):
+        lines.append("  pairs " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pairs.items()))
+    if cut := process.get("last_cut"):
+        lines.append(_cut(cut))
+    workers = [one for one in process.get("workers", []) if one.get("pid")]
+    if len(workers) > 1 and state == "running":
+        added = process.get("memory_per_added_worker_bytes")
+        memory = f", {added / 2**20:.0f} MiB for each one more" if added else ""
+        lines.append(f"  {len(workers)} workers{memory}, {sum(one.get('restarts', 0) for one in workers)} restarts")
+    lines += [f"  refused {one['version']}: {one['reason']}" for one in process.get("refused", [])]
+    return lines
+
+
+def _cut(cut: dict[str, Any]) -> str:
+    """Return what became of the newest candidate: why nothing improves, where nothing does."""
+    which = f" {cut['version']}" if cut.get("version") else ""
+    reason = f": {cut['reason']}" if cut.get("reason") else ""
+    return f"  newest candidate{which} {cut.get('outcome', 'was cut')}{reason}"
+
+
+def _power(log_e: float) -> str:
+    return f"{math.exp(min(log_e, 700)):.3g}"
 
 
 def render_versions(body: dict[str, Any]) -> str:
@@ -126,7 +217,7 @@ def render_versions(body: dict[str, Any]) -> str:
             line["kind"],
             line["version"],
             *(str(evidence.get(name, "")) for name in ("wins", "losses", "total")),
-            f"{math.exp(min(evidence['log_e'], 700)):.3g}" if gated else "",
+            _power(evidence["log_e"]) if gated else "",
             f"{1 / evidence['alpha']:.3g}" if gated else "",
         )
     return _text(table)
@@ -134,7 +225,8 @@ def render_versions(body: dict[str, Any]) -> str:
 
 def render_show(body: dict[str, Any]) -> str:
     """Return a version as text."""
-    lines = [f"version {body['version']}" + (" (live)" if body["live"] else ""), f"digest {body['digest']}"]
+    state = " (live)" if body["live"] else " (on trial)" if body.get("on_trial") else ""
+    lines = [f"version {body['version']}{state}", f"digest {body['digest']}"]
     if body["manifest"]:
         manifest = body["manifest"]
         lines += [

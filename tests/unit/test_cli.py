@@ -1,8 +1,5 @@
 """The command line: help with examples, JSON for scripts, one line and an exit code for errors."""
 
-import contextlib
-import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -11,57 +8,31 @@ import sys
 import pytest
 
 from everstill import cli
-from registry.ledger import Ledger
-from registry.pointers import Live, Pointers, Trial
 from registry.status import write_status
 from registry.store import open_store
 from tests.support import everstill_command
-from tests.support.students import publish_student
+from tests.support.in_process import everstill, two_versions
 
-COMMANDS = ["demo", "gateway", "teacher", "loop", "status", "versions", "show", "gate", "config"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """What a command left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def everstill(*arguments: str, cwd: pathlib.Path) -> Done:
-    """Run a command inside this process."""
-    output, errors, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["everstill", *arguments]
-    code: int | str | None = 0
-    try:
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            cli.main()
-    except SystemExit as ended:
-        code = ended.code
-    finally:
-        sys.argv = before
-    return Done(int(code or 0), output.getvalue(), errors.getvalue())
+COMMANDS = [
+    "demo",
+    "init",
+    "doctor",
+    "infer",
+    "gateway",
+    "teacher",
+    "loop",
+    "status",
+    "versions",
+    "show",
+    "gate",
+    "config",
+]
 
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     """A configuration and a registry with two versions, the second promoted over the first."""
-    (tmp_path / "everstill.toml").write_text('[registry]\nurl = "registry"\n')
-    store = open_store(str(tmp_path / "registry"))
-    first, second = publish_student(store, winner=3), publish_student(store, winner=5)
-    ledger = Ledger(store, "filetypes")
-    ledger.append(
-        kind="bootstrap", trial_id="bootstrap", digest=first, previous_digest=None, evidence={"pairs": 64}, actor="test"
-    )
-    evidence = {"wins": 20, "losses": 1, "total": 90, "log_e": 6.2, "alpha": 0.01}
-    line = ledger.append(
-        kind="promote", trial_id="t-1", digest=second, previous_digest=first, evidence=evidence, actor="test"
-    )
-    Pointers(store, "filetypes").move_live(Live(digest=second, ledger_line=line.number, epoch=1), None)
-    write_status(store, "filetypes", "loop", {"process": "loop", "live": second[:12], "pairs": {"read": 7}})
-    return tmp_path
+    return two_versions(tmp_path)
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "gate"])
@@ -104,7 +75,7 @@ def test_an_unknown_version_is_answered_with_the_known_ones(folder: pathlib.Path
     done = everstill("show", "zzzz", cwd=folder)
 
     assert done.returncode == 1
-    assert "no version begins with 'zzzz'. Known are" in done.stderr
+    assert "no version begins with 'zzzz' in model filetypes. Known are" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -112,7 +83,7 @@ def test_status_shows_every_process(folder: pathlib.Path) -> None:
     text = everstill("status", cwd=folder).stdout
 
     assert "is live" in text
-    assert "loop loop: running" in text
+    assert "loop: running" in text
 
 
 def test_an_unknown_key_is_an_error_with_a_suggestion(tmp_path: pathlib.Path) -> None:
@@ -259,13 +230,6 @@ def test_status_says_who_stopped_who_is_silent_and_what_was_refused(folder: path
     text = everstill("status", cwd=folder).stdout
 
     assert "gateway gateway-1: stopped, serving nothing" in text
+    assert "nothing runs here now" in text
     assert "refused cccccccccccc: wrong_digest" in text
-    assert "loop loop: silent for" in text
-
-
-def test_status_names_the_trial(folder: pathlib.Path) -> None:
-    store = open_store(str(folder / "registry"))
-    trial = Trial(trial_id="t-2", incumbent="a" * 64, candidate="d" * 64, share=0.25, opened_unix_s=0.0)
-    Pointers(store, "filetypes").set_trial(trial)
-
-    assert "on trial: dddddddddddd, on 25% of requests" in everstill("status", cwd=folder).stdout
+    assert "loop: silent for" in text
