@@ -108,6 +108,11 @@ class TeacherSection(Section):
 
     address: str = Field("127.0.0.1:8101", description="host:port of the teacher.")
     model: str = Field("teacher", description="Model name in calls to the teacher.")
+    inputs: dict[str, str] = Field(
+        {},
+        description="The teacher's names of inputs that it calls otherwise than [model] does, by the model's name of "
+        "them; an empty name leaves an input out.",
+    )
     output: str = Field("target_label", description="Name of the teacher's output tensor, [batch, classes].")
     kind: Literal["logits", "probabilities"] = Field("probabilities", description="What the teacher's output is.")
     timeout_s: float = Field(2.0, description="Deadline of one call, in seconds.", gt=0)

@@ -15,7 +15,7 @@ import grpc
 
 from protos import inference_pb2 as pb
 from protos.errors import EverstillError, TensorError, UnavailableError
-from protos.tensors import Array
+from protos.tensors import Array, datatype_of
 from serving.config import TeacherSection
 from serving.rpc.convert import infer_request, read_outputs
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -106,7 +106,9 @@ class TeacherClient:
             TeacherUnavailable: no answer; the samples are kept for later.
             TeacherRefused: the teacher doesn't take such inputs, or its answer is not what [teacher] declares.
         """
-        request = infer_request(self._settings.model, inputs, outputs=[self._settings.output])
+        names = self._settings.inputs
+        renamed = {teachers: array for name, array in inputs.items() if (teachers := names.get(name, name))}
+        request = infer_request(self._settings.model, renamed, outputs=[self._settings.output])
         num_rows = len(next(iter(inputs.values())))
         timeout_s = self._settings.timeout_s if timeout_s is None else timeout_s
         most = self._settings.attempts if attempts is None else attempts
@@ -153,6 +155,12 @@ class TeacherClient:
             raise TeacherRefused(f"the teacher's answer can't be read: {error.message}", made) from None
         if output is None:
             raise TeacherRefused(f"the teacher's answer has no output {name!r}", made)
+        if output.dtype.kind != "f":
+            raise TeacherRefused(
+                f"the teacher's output {name!r} has datatype {datatype_of(output)}: it names a class, and no score of "
+                "each. Let teacher.output name the one with probabilities or logits",
+                made,
+            )
         if output.ndim != 2 or len(output) != num_rows:
             shape = list(output.shape)
             raise TeacherRefused(f"the teacher's output {name!r} has shape {shape} for {num_rows} rows", made)

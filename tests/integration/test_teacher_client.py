@@ -52,6 +52,39 @@ def test_an_answer_has_a_row_for_each_row_and_names_its_version() -> None:
     assert answer.latency_s > 0
 
 
+def test_inputs_go_by_the_teachers_names_and_one_without_a_name_stays_here() -> None:
+    def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        (name,) = read_inputs(request)
+        assert name == "octets"
+        return infer_response("teacher", "teacher-7", {OUTPUT: np.eye(3, dtype=np.float32)[[0]]})
+
+    with asked(FakeTeacher(answer=answer), inputs={"bytes": "octets", "mask": ""}) as client:
+        output_BC = client.ask({**rows(), "mask": rows()["bytes"]}).output_BC
+
+    assert output_BC.tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("labels", [np.array([[1]]), np.array([[b"cat"]], object)])
+def test_labels_instead_of_scores_are_refused_with_what_to_name(labels: np.ndarray[Any, Any]) -> None:
+    answer = infer_response("teacher", "teacher-7", {OUTPUT: labels})
+
+    with (
+        asked(FakeTeacher(answer=lambda request: answer)) as client,
+        pytest.raises(TeacherRefused, match=r"has datatype (INT64|BYTES): it names a class.*teacher\.output"),
+    ):
+        client.ask(rows())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_scores_of_any_precision_are_taken(dtype: type[np.floating[Any]]) -> None:
+    answer = infer_response("teacher", "teacher-7", {OUTPUT: np.array([[0.5, 0.25, 0.25]], dtype)})
+
+    with asked(FakeTeacher(answer=lambda request: answer)) as client:
+        output_BC = client.ask(rows()).output_BC
+
+    assert (output_BC.dtype, output_BC.tolist()) == (np.float32, [[0.5, 0.25, 0.25]])
+
+
 def test_only_the_declared_output_is_asked_for() -> None:
     with asked(teacher := FakeTeacher()) as client:
         client.ask(rows())
