@@ -19,7 +19,7 @@ from serving.rpc.convert import infer_request
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.served import Served
 from serving.student.batcher import Batcher
-from serving.student.slot import Slot
+from serving.student.slot import Session, Slot
 from serving.worker_app import refusal_of
 
 #: A model with an integer and a floating-point input.
@@ -127,6 +127,24 @@ class Callers:
         return refused(lambda: self.infer(request, timeout_s=timeout_s))
 
 
+def slot_of(session: Session | None) -> Slot:
+    """Return a slot that holds this."""
+    slot = Slot()
+    if session:
+        slot.swap(session, drain_deadline_s=1.0)
+    return slot
+
+
+def student_of(slot: Slot, max_batch: int) -> Student:
+    """Return how a servicer reaches what a slot holds."""
+    batcher = Batcher(slot, max_batch=max_batch)
+    return Student(
+        run=lambda inputs, deadline, extra: batcher.run(inputs, extra=extra, deadline=deadline),
+        version=lambda: slot.version,
+        no_answer=refusal_of,
+    )
+
+
 def refused(call: Callable[[], Any]) -> tuple[str, str]:
     """Return status and sentence of a call that must be refused."""
     try:
@@ -138,8 +156,9 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
 
 def count(code: str, reason: str) -> float:
     """Return how many calls of this process ended so."""
-    named = [{"code": code, "reason": reason, "model": model} for model in ("", "two", "more")]
-    return sum(REGISTRY.get_sample_value("everstill_gateway_requests_total", labels) or 0.0 for labels in named)
+    wanted = {"code": code, "reason": reason}.items()
+    (requests,) = (one for one in REGISTRY.collect() if one.name == "everstill_gateway_requests")
+    return sum(one.value for one in requests.samples if one.name.endswith("_total") and wanted <= one.labels.items())
 
 
 @contextlib.contextmanager
@@ -148,28 +167,26 @@ def callers(
     *,
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None,
     teacher_kind: Literal["logits", "probabilities"] = "logits",
+    others: Sequence[tuple[ModelSection, Session]] = (),
     **settings: Any,
 ) -> Iterator[Callers]:
     """Open a callers' port for `TWO_INPUTS` and `MORE_OUTPUTS`, answered by one student.
 
     Args:
         session: what the slot holds, or nothing.
+        others: further models, each with what answers for it.
         settings: of the section [gateway].
     """
     gateway = GatewaySection(port=0, **settings)
-    slot, captured = Slot(), list[Served]()
-    if session:
-        slot.swap(session, drain_deadline_s=1.0)
-    batcher = Batcher(slot, max_batch=gateway.max_batch)
-    student = Student(
-        run=lambda inputs, deadline, extra: batcher.run(inputs, extra=extra, deadline=deadline),
-        version=lambda: slot.version,
-        no_answer=refusal_of,
-    )
+    captured: list[Served] = []
+    slot = slot_of(session)
+    served = [(TWO_INPUTS, slot), (MORE_OUTPUTS, slot), *((model, slot_of(own)) for model, own in others)]
     servicer = Servicer(
         {
-            model.name: ServedModel(model, student, captured.append, ask_teacher, teacher_kind)
-            for model in (TWO_INPUTS, MORE_OUTPUTS)
+            model.name: ServedModel(
+                model, student_of(own, gateway.max_batch), captured.append, ask_teacher, teacher_kind
+            )
+            for model, own in served
         },
         refuse_nan=gateway.refuse_nan,
         max_message_bytes=gateway.max_message_bytes,
