@@ -4,6 +4,7 @@ Our messages live in a private pool (protos/pool.py), gRPC's own in the default 
 whose messages are the same bytes. Called by gRPC, each call in a thread of a small pool of its own: a caller may keep it open.
 """
 
+import contextlib
 from concurrent import futures
 from typing import Any
 
@@ -49,16 +50,24 @@ class _Answering:
 
 
 class _BothPools:
-    """The private descriptor pool, and the default one for what isn't in it."""
+    """The private descriptor pool, and the default one for what isn't in it. Only what the reflection servicer asks of a pool."""
 
-    def __getattr__(self, name: str) -> Any:
-        default = getattr(descriptor_pool.Default(), name)
-        private = getattr(POOL, name)
+    def __init__(self) -> None:
+        self._pools = (POOL, descriptor_pool.Default())
 
+    def __getattr__(self, question: str) -> Any:
         def find(*arguments: Any) -> Any:
-            try:
-                return private(*arguments)
-            except KeyError:
-                return default(*arguments)
+            for pool in self._pools:
+                with contextlib.suppress(KeyError):
+                    return getattr(pool, question)(*arguments)
+            raise KeyError(*arguments)
 
         return find
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        """Return a symbol's file; that of a method is its service's, which protobuf's pools don't know."""
+        for name in (symbol, symbol.rpartition(".")[0]):
+            for pool in self._pools:
+                with contextlib.suppress(KeyError):
+                    return pool.FindFileContainingSymbol(name)
+        raise KeyError(symbol)

@@ -1,6 +1,5 @@
 """The calls of the Open Inference Protocol and of gRPC health, as a client sees them: answers, metadata, readiness, pass-through."""
 
-import dataclasses
 from collections.abc import Mapping
 from concurrent import futures
 
@@ -12,17 +11,8 @@ from protos import inference_pb2 as pb
 from protos.errors import UnavailableError
 from protos.tensors import Array
 from serving.rpc.convert import infer_request, read_outputs, read_parameters
-from tests.support.callers import Callers, FakeSession, Gate, callers, count, good_inputs, good_request, refused
+from tests.support.callers import Answer, Callers, FakeSession, Gate, callers, count, good_inputs, good_request, refused
 from tests.support.waiting import wait_for
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A teacher's answer."""
-
-    output_BC: Array
-    version: str = "teacher-7"
-    latency_s: float = 0.01
 
 
 def health_of(served: Callers, service: str = "") -> int:

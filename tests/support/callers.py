@@ -1,6 +1,7 @@
 """A worker's callers' port inside the test's own process, with whatever student the test wants behind it."""
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -53,6 +54,15 @@ def good_inputs(num_rows: int = 1) -> dict[str, Array]:
 def good_request(num_rows: int = 1) -> pb.ModelInferRequest:
     """Return a request that `TWO_INPUTS` takes."""
     return infer_request("two", good_inputs(num_rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A teacher's answer."""
+
+    output_BC: Array
+    version: str = "teacher-7"
+    latency_s: float = 0.01
 
 
 class FakeSession:
@@ -167,7 +177,7 @@ def callers(
     *,
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None,
     teacher_kind: Literal["logits", "probabilities"] = "logits",
-    others: Sequence[tuple[ModelSection, Session]] = (),
+    others: Sequence[tuple[ModelSection, Session | None]] = (),
     **settings: Any,
 ) -> Iterator[Callers]:
     """Open a callers' port for `TWO_INPUTS` and `MORE_OUTPUTS`, answered by one student.
