@@ -49,6 +49,7 @@ class Options:
 
     quick: bool
     seed: int
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,20 @@ class Result:
     checks: list[Check]
 
 
-def main(name: str, description: str, measure: Callable[[Options], Result], arguments: list[str] | None = None) -> int:
+def main(
+    name: str,
+    description: str,
+    measure: Callable[[Options], Result],
+    arguments: list[str] | None = None,
+    *,
+    workers: bool = False,
+) -> int:
     """Measure, print, and return the exit code.
 
     Args:
         name: of the benchmark, as in `python -m benchmarks.NAME`.
         description: its module's docstring.
+        workers: whether it takes --workers.
     """
     parser = argparse.ArgumentParser(
         prog=f"benchmarks.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,10 +82,12 @@ def main(name: str, description: str, measure: Callable[[Options], Result], argu
     parser.add_argument("--json", action="store_true", help="print one JSON object last, instead of a table")
     parser.add_argument("--out", type=pathlib.Path, help="write the JSON object to this file too")
     parser.add_argument("--seed", type=int, default=1)
+    if workers:
+        parser.add_argument("--workers", type=int, default=1, help="workers of the gateway (default 1)")
     given = sys.argv[1:] if arguments is None else arguments
     parsed = parser.parse_args(given)
     started = time.perf_counter()
-    result = measure(Options(parsed.quick, parsed.seed))
+    result = measure(Options(parsed.quick, parsed.seed, getattr(parsed, "workers", 1)))
     shown = {
         "benchmark": name,
         "machine": machine(),

@@ -29,11 +29,12 @@ TIMEOUT_S = 10.0
 FAILED_PAUSE_S = 0.01
 READY_S = 60.0
 
-#: One call: when it was made (monotonic), how long it took, which input, how it ended, and what the answer was.
+#: One call: when it was made (monotonic), how long it took, over which channel, which input, how it ended, and what the answer was.
 RECORD = np.dtype(
     [
         ("start_s", np.float64),
         ("latency_s", np.float64),
+        ("channel", np.int32),
         ("input", np.int32),
         ("code", "U24"),
         ("version", "U16"),
@@ -47,12 +48,12 @@ Records = np.ndarray[Any, np.dtype[np.void]]
 class Caller:
     """One thread that asks, again and again, about the inputs in turn."""
 
-    def __init__(self, address: str, requests: list[bytes], first: int) -> None:
-        self.records: list[tuple[float, float, int, str, str, int, float]] = []
+    def __init__(self, channel: grpc.Channel, number: int, requests: list[bytes], first: int) -> None:
+        self.records: list[tuple[float, float, int, int, str, str, int, float]] = []
+        self._number = number
         self._requests = requests
         self._next = first
-        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._infer: Any = self._channel.unary_unary(METHOD, None, pb.ModelInferResponse.FromString)
+        self._infer: Any = channel.unary_unary(METHOD, None, pb.ModelInferResponse.FromString)
 
     def run(self, stopping: threading.Event, limit_s: float) -> None:
         """Ask until told to stop, or until the time is up."""
@@ -67,21 +68,37 @@ class Caller:
             answer = self._infer(self._requests[place], timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             code = error.code().name if isinstance(error, grpc.Call) else "UNKNOWN"
-            self.records.append((start, time.monotonic() - start, place, code, "", -1, 0.0))
+            self.records.append((start, time.monotonic() - start, self._number, place, code, "", -1, 0.0))
             time.sleep(FAILED_PAUSE_S)
             return
         latency_s = time.monotonic() - start
         logits_C = read_outputs(answer)[MODEL_SETTINGS.output][0]
         self.records.append(
-            (start, latency_s, place, "OK", answer.model_version, int(logits_C.argmax()), float(logits_C[0]))
+            (
+                start,
+                latency_s,
+                self._number,
+                place,
+                "OK",
+                answer.model_version,
+                int(logits_C.argmax()),
+                float(logits_C[0]),
+            )
         )
 
 
-def serve(address: str, num_callers: int, num_inputs: int, seed: int, limit_s: float) -> None:
+def serve(address: str, num_callers: int, num_channels: int, num_inputs: int, seed: int, limit_s: float) -> None:
     """Do as standard input says until it ends."""
     inputs = make_inputs(num_inputs, seed)
     requests = [infer_request(MODEL_SETTINGS.name, {"bytes": row[None]}).SerializeToString() for row in inputs]
-    callers = [Caller(address, requests, number * num_inputs // num_callers) for number in range(num_callers)]
+    # A channel of its own is a connection of its own: gRPC shares one among all channels of a process.
+    channels = [
+        grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(num_channels)
+    ]
+    callers = [
+        Caller(channels[number % num_channels], number % num_channels, requests, number * num_inputs // num_callers)
+        for number in range(num_callers)
+    ]
     stopping, threads = threading.Event(), list[threading.Thread]()
     print(json.dumps({"event": "ready"}), flush=True)
     for line in sys.stdin:
@@ -107,18 +124,20 @@ def serve(address: str, num_callers: int, num_inputs: int, seed: int, limit_s: f
 
 @dataclasses.dataclass
 class Load:
-    """A load process that waits for `start`. Use as a context."""
+    """A load process that waits for `start`. Use as a context. Each caller has a channel, where no number of them is given."""
 
     address: str
     folder: pathlib.Path
     num_callers: int
     num_inputs: int
     seed: int
+    num_channels: int | None = None
     limit_s: float = 300.0
 
     def __enter__(self) -> "Load":
         command = [sys.executable, "-m", "benchmarks.load", self.address, "--callers", str(self.num_callers)]
         command += ["--inputs", str(self.num_inputs), "--seed", str(self.seed), "--limit-s", str(self.limit_s)]
+        command += ["--channels", str(self.num_channels or self.num_callers)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._expect("ready")
         return self
@@ -179,11 +198,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--inputs", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit-s", type=float, default=300.0)
     parsed = parser.parse_args()
-    serve(parsed.address, parsed.callers, parsed.inputs, parsed.seed, parsed.limit_s)
+    serve(parsed.address, parsed.callers, parsed.channels, parsed.inputs, parsed.seed, parsed.limit_s)
 
 
 if __name__ == "__main__":

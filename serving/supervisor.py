@@ -36,6 +36,7 @@ from serving.shadow.publisher import check_stream
 from serving.shadow.ring import create
 from serving.supervision.capture_lock import lock
 from serving.supervision.child import Child, Event
+from serving.supervision.memory import Memories
 from serving.supervision.port import HeldPort, address_of, hold
 from serving.supervision.rollout import Rollout, Target
 from serving.supervision.status import body_of
@@ -100,6 +101,7 @@ class Supervisor:
         self._address = self._metrics_address = ""
         self._locks: list[int] = []
         self._port: HeldPort | None = None
+        self._memories = Memories()
         self._status_at = 0.0
         self._registry_away = False
         self._log = structlog.get_logger()
@@ -316,7 +318,7 @@ class Supervisor:
         self._status_at = time.monotonic()
         for name, one in self._models.items():
             body = {
-                **body_of(name, one.target, self._workers, self._mirror),
+                **body_of(name, one.target, self._workers, self._mirror, self._memories),
                 "stopped": stopped,
                 "address": self._address,
                 "metrics_address": self._metrics_address,

@@ -28,7 +28,7 @@ from serving.shadow.capture import Capture
 from serving.shadow.ring import Ring
 from serving.shadow.rings import folder_of, path_of
 from serving.student.batcher import Batcher, DeadlinePassed
-from serving.student.loader import Loader
+from serving.student.loader import CACHED_VERSIONS, Loader
 from serving.student.session import InputRefused, OutOfMemory
 from serving.student.slot import NoVersion, Slot
 from serving.teacher.client import TeacherAnswer, TeacherClient
@@ -40,7 +40,7 @@ WAKE_S = 1.0
 class ServedHere:
     """One model in this worker: everything between the callers' port and the ring."""
 
-    def __init__(self, settings: ServingSettings, worker: int) -> None:
+    def __init__(self, settings: ServingSettings, worker: int, num_models: int) -> None:
         gateway, name = settings.gateway, settings.model.name
         self.slot = Slot()
         self.ring = Ring(path_of(folder_of(settings.capture.dir, name), worker))
@@ -51,6 +51,7 @@ class ServedHere:
             self.slot,
             settings.model,
             cache=settings.registry.cache,
+            cached_versions=CACHED_VERSIONS * num_models,
             threads=gateway.intra_op_threads,
             drain_deadline_s=gateway.drain_deadline_s,
             recent_shapes=batcher.recent_shapes,
@@ -99,7 +100,7 @@ class Worker:
     def __init__(self, models: Mapping[str, ServingSettings], number: int, listen: Sequence[str]) -> None:
         gateway = next(iter(models.values())).gateway
         self._listen = listen
-        self._models = {name: ServedHere(settings, number) for name, settings in models.items()}
+        self._models = {name: ServedHere(settings, number, len(models)) for name, settings in models.items()}
         servicer = Servicer(
             {name: model.served for name, model in self._models.items()},
             refuse_nan=gateway.refuse_nan,

@@ -10,19 +10,19 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 
-from protos.errors import EverstillError, FormatError
+from protos.errors import EverstillError, FormatError, TensorError
 from protos.tensors import numpy_type
 from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle, prune_cache
-from registry.config import ModelSection
+from registry.config import ModelSection, TensorSpec
 from registry.golden import unpack_golden
 from registry.store import ObjectStore
-from serving.student.session import StudentError, StudentSession
+from serving.student.session import InputRefused, StudentError, StudentSession
 from serving.student.slot import Slot
 from serving.telemetry import REFUSED, SWAPS
 
 #: Difference of a golden logit that another machine's arithmetic may cause; absolute and relative.
 GOLDEN_TOLERANCE = 1e-3
-#: Verified copies kept on this host, so that going back needs no registry; the mirror's candidates are among them.
+#: Verified copies of each model kept on this host, so that going back needs no registry; the mirror's candidates are among them.
 CACHED_VERSIONS = 16
 
 
@@ -30,6 +30,7 @@ class Loader:
     """Loads versions into a slot.
 
     Args:
+        cached_versions: kept in the cache, which all models of a gateway share.
         recent_shapes: batch shapes that callers sent lately, by input name.
     """
 
@@ -40,6 +41,7 @@ class Loader:
         model: ModelSection,
         *,
         cache: pathlib.Path,
+        cached_versions: int = CACHED_VERSIONS,
         threads: int,
         drain_deadline_s: float,
         recent_shapes: Callable[[], list[dict[str, tuple[int, ...]]]],
@@ -48,6 +50,7 @@ class Loader:
         self._slot = slot
         self._model = model
         self._cache = cache
+        self._cached_versions = cached_versions
         self._threads = threads
         self._drain_deadline_s = drain_deadline_s
         self._recent_shapes = recent_shapes
@@ -74,7 +77,7 @@ class Loader:
 
     def _prune(self) -> None:
         try:
-            prune_cache(self._cache, keep=CACHED_VERSIONS)
+            prune_cache(self._cache, keep=self._cached_versions)
         except EverstillError as error:
             self._log.warning("old copies of versions can't be removed", error=str(error))
 
@@ -87,29 +90,45 @@ class Loader:
         outputs = bundle.manifest.output
         if (
             bundle.manifest.model != self._model.name
-            or bundle.manifest.inputs != self._model.inputs
+            or list(map(_tensor, bundle.manifest.inputs)) != list(map(_tensor, self._model.inputs))
             or outputs.name != self._model.output
             or outputs.shape[-1] != self._model.num_classes
         ):
             raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
-        session = StudentSession.load(bundle, threads=self._threads)
+        session = StudentSession.load(bundle, threads=self._threads, extra_outputs=self._model.extra_outputs)
         try:
             golden, expected_BC = unpack_golden(bundle.folder / GOLDEN, bundle.manifest.inputs)
         except FormatError as error:
             raise StudentError(f"version {bundle.version}: {error.message}", "wrong_golden") from None
-        actual_BC = session.run(golden)
+        try:
+            actual_BC, _ = session.run_with(golden, [spec.name for spec in self._model.extra_outputs])
+        except (InputRefused, TensorError) as error:
+            raise StudentError(f"version {bundle.version} can't answer golden rows: {error}", "wrong_golden") from None
         if actual_BC.shape != expected_BC.shape or not np.allclose(
             actual_BC, expected_BC, GOLDEN_TOLERANCE, GOLDEN_TOLERANCE
         ):
             raise StudentError(f"version {bundle.version} doesn't give its golden answers", "wrong_golden")
         if not np.isfinite(actual_BC).all():
             raise StudentError(f"version {bundle.version} answers with NaN or infinity", "not_finite")
+        self._warm_up(session)
+        return session
+
+    def _warm_up(self, session: StudentSession) -> None:
+        """Run the shapes that callers sent lately."""
         types = {spec.name: numpy_type(spec.datatype) for spec in self._model.inputs}
         for shapes in self._recent_shapes():
-            session.run({name: np.zeros(shape, types[name]) for name, shape in shapes.items()})
-        return session
+            rows = {
+                name: np.full(shape, b"", object) if types[name].hasobject else np.zeros(shape, types[name])
+                for name, shape in shapes.items()
+            }
+            session.run(rows)
 
     def _refuse(self, digest: str, error: Exception, reason: str) -> str:
         REFUSED.labels(reason, self._model.name).inc()
         self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
         return f"{reason}: {error}"
+
+
+def _tensor(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    """Return what makes a tensor; how a learner pads it isn't part of that."""
+    return spec.name, spec.datatype, spec.shape

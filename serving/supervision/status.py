@@ -9,14 +9,14 @@ from typing import Any
 
 from registry.bundle import version_of
 from serving.supervision.child import Child
-from serving.supervision.memory import memory_of
+from serving.supervision.memory import Memories
 from serving.supervision.rollout import Target
 
 
-def body_of(model: str, target: Target, workers: Sequence[Child], mirror: Child) -> dict[str, Any]:
+def body_of(model: str, target: Target, workers: Sequence[Child], mirror: Child, memories: Memories) -> dict[str, Any]:
     """Return what is said of one model: `live` is the version that every listening worker has reached."""
     digest = live_digest(model, target, workers)
-    members = [_member(model, place, worker) for place, worker in enumerate(workers)]
+    members = [_member(model, place, worker, memories) for place, worker in enumerate(workers)]
     added = [one["private_bytes"] for one in members if one["private_bytes"] is not None]
     return {
         "process": "gateway",
@@ -37,9 +37,9 @@ def live_digest(model: str, target: Target, workers: Sequence[Child]) -> str | N
     return next((digest for digest in serving if digest != target.digest), serving[0] if serving else None)
 
 
-def _member(model: str, place: int, worker: Child) -> dict[str, Any]:
+def _member(model: str, place: int, worker: Child, memories: Memories) -> dict[str, Any]:
     pid, serving = worker.pid, worker.places[model].serving
-    memory = memory_of(pid) if pid else None
+    memory = memories.of(pid) if pid else None
     return {
         "worker": place,
         "pid": pid,

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import harness
 from benchmarks.harness import Check, Options, Result
 from benchmarks.load import RECORD, Records, latencies_ms
-from benchmarks.swap import wrong_answers
+from benchmarks.versions import went_back, wrong_answers
 
 
 def run(check: Check, *arguments: str) -> int:
@@ -82,3 +82,26 @@ def test_failed_calls_have_no_latency() -> None:
     calls["latency_s"] = [0.002, 9.0]
 
     assert latencies_ms(calls) == {"p50": 2.0, "p99": 2.0, "p999": 2.0, "max": 2.0}
+
+
+def series(*calls: tuple[int, float, float, str]) -> Records:
+    """Return answered calls: channel, when it was made, when it was answered, version."""
+    made: Records = np.zeros(len(calls), RECORD)
+    made["code"] = "OK"
+    for place, (channel, start_s, end_s, version) in enumerate(calls):
+        made["channel"][place], made["start_s"][place], made["latency_s"][place] = channel, start_s, end_s - start_s
+        made["version"][place] = version
+    return made
+
+
+ORDER = {"a": 0, "b": 1}
+
+
+def test_an_older_version_after_a_newer_one_was_answered_on_the_channel_went_back() -> None:
+    assert went_back(series((0, 0.0, 1.0, "b"), (0, 2.0, 3.0, "a")), ORDER) == 1
+
+
+def test_an_older_version_on_another_channel_or_asked_for_before_did_not_go_back() -> None:
+    assert went_back(series((0, 0.0, 1.0, "b"), (1, 2.0, 3.0, "a")), ORDER) == 0
+    assert went_back(series((0, 0.0, 1.0, "b"), (0, 0.5, 3.0, "a")), ORDER) == 0
+    assert went_back(series((0, 0.0, 1.0, "a"), (0, 2.0, 3.0, "b")), ORDER) == 0
