@@ -20,6 +20,7 @@ from everstill.doctor import command as doctor_command
 from everstill.infer import command as infer_command
 from everstill.options import ConfigOption, JsonOption, ModelOption, config_path, models_of
 from everstill.project import command as init_command
+from everstill.up import command as up_command
 from protos.errors import EverstillError, UnavailableError
 
 INTERRUPTED = 130
@@ -91,6 +92,7 @@ def demo(
 
 
 app.command(epilog=init_command.EPILOG)(init_command.init)
+app.command(epilog=up_command.EPILOG)(up_command.up)
 app.command(epilog=doctor_command.EPILOG)(doctor_command.doctor)
 app.command(epilog=infer_command.EPILOG)(infer_command.infer)
 

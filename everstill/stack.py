@@ -106,12 +106,15 @@ class Stack:
         Raises:
             UnavailableError: naming it, with the last line of its log.
         """
-        for process in self._processes:
-            code = process.popen.poll()
-            if code is not None:
-                raise UnavailableError(
-                    f"{process.name} ended with {code}: {last_line(process.log)}", fix=f"Its log is {process.log}"
-                )
+        for process, code in self.ended():
+            raise UnavailableError(
+                f"{process.name} ended with {code}: {last_line(process.log)}", fix=f"Its log is {process.log}"
+            )
+
+    def ended(self) -> list[tuple[Process, int]]:
+        """Return the processes that have ended by themselves, with their exit codes."""
+        codes = [(process, process.popen.poll()) for process in self._processes]
+        return [(process, code) for process, code in codes if code is not None]
 
     def stop(self, *names: str) -> None:
         """Stop processes (all where none is named), the latest started first, and wait for each."""
@@ -150,9 +153,14 @@ def _signals_held() -> Iterator[None]:
 
 
 def last_line(log: pathlib.Path) -> str:
-    """Return the last line of a log, for an error's sentence."""
+    """Return the last line of a log, for an error's sentence; of a JSON line its event and error."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    if not lines:
+        return "it said nothing"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        event = json.loads(lines[-1])
+        return str(event["event"]) + (f": {event['error']}" if event.get("error") else "")
+    return lines[-1]
 
 
 def _first_json(out: pathlib.Path) -> dict[str, Any] | None:

@@ -1,0 +1,64 @@
+"""`everstill init`, `up`, `infer` and `doctor` as a user types them, with a tiny teacher: real processes, none of them left at the end."""
+
+import json
+import pathlib
+import signal
+from typing import Any
+
+import pytest
+
+from registry.config import TensorSpec
+from tests.support.everstill_command import Running, run, running
+from tests.support.students import build_onnx
+from tests.support.waiting import wait_for
+
+INPUT = TensorSpec(name="x", datatype="INT32", shape=(-1, 4))
+PORTS = ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "LOOP__METRICS_PORT", "TEACHER_SERVER__PORT")
+
+
+def events(process: Running) -> list[dict[str, Any]]:
+    """Return what `everstill up --json` has printed."""
+    assert process.process.poll() is None, process.errors.read_text()[-2000:]
+    return [json.loads(line) for line in process.output.read_text().splitlines()]
+
+
+def lives(pid: int) -> bool:
+    """Return whether a process lives; one that nobody has waited for has ended."""
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """What `everstill init` makes of a tiny teacher, on free ports."""
+    (tmp_path / "teacher.onnx").write_bytes(build_onnx((INPUT,), 3, winner=2, scale=1.0))
+    done = run(tmp_path, "init", "tiny", "--teacher", "teacher.onnx", "--output", "logits", "--no-check")
+    assert done.returncode == 0, done.stderr
+    for port in PORTS:
+        monkeypatch.setenv(f"EVERSTILL_{port}", "0")
+    (tmp_path / "tiny/requests.jsonl").write_text('[1, 2, 3, 4]\n[1, 2]\n{"x": [5, 6, 7, 8]}\n')
+    return tmp_path / "tiny"
+
+
+def test_a_new_service_comes_up_answers_and_leaves_nothing(folder: pathlib.Path) -> None:
+    with running(folder, "up", "--json") as process:
+        wait_for(
+            lambda: any(one["event"] == "ready" for one in events(process)),
+            deadline_s=100,
+            what="the service to be ready",
+        )
+        started = [one for one in events(process) if one["event"] == "started"]
+        answered = run(folder, "infer", "requests.jsonl")
+        second = run(folder, "up")
+
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(60) == 0
+
+    assert sorted(one["process"] for one in started) == ["gateway", "loop-tiny", "teacher-tiny"]
+    lines = [json.loads(line) for line in answered.stdout.splitlines()]
+    assert answered.returncode == 1, answered.stderr
+    assert [line.get("version") for line in lines] == ["teacher", None, "teacher"]
+    assert lines[0]["top"][0]["class"] == 2
+    assert second.returncode == 5
+    assert "runs already" in second.stderr
+    wait_for(lambda: not any(lives(one["pid"]) for one in started), what="every process to have ended")
