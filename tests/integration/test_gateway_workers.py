@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,13 @@ from tests.support.waiting import wait_for
 
 ROW = {"bytes": np.zeros((1, 2048), np.int32)}
 WORKERS = 2
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,27 @@ def test_a_restarted_worker_that_cannot_load_stays_away_from_the_port(running: R
     running.store.put(paths[0], whole)
     wait_for(lambda: len(listening(running)) == WORKERS, deadline_s=30, what="the mended worker")
     assert running.status()["workers"][1]["restarts"] == 1
+
+
+@pytest.mark.parametrize("host", ["localhost"] if not has_ipv6() else ["::1"])
+def test_a_connection_of_some_age_moves_on_without_a_failed_call_and_workers_are_pinned(
+    tmp_path: pathlib.Path, host: str
+) -> None:
+    settings = f'host = "{host}"\nworkers = {WORKERS}\npin_workers = true\nmax_connection_age_s = 0.3'
+    with gateway(tmp_path, settings=settings) as running:
+        serve(running, winner=3)
+        cores = [os.sched_getaffinity(pid) for pid in listening(running)]
+
+        with contextlib.closing(Connection(running.address())) as asking:
+
+            def asked_both() -> bool:
+                asking.infer(MODEL, ROW)
+                return all(ring.rows_seen for ring in rings(running))
+
+            wait_for(asked_both, deadline_s=30, what="one channel to have reached both workers")
+
+    assert all(len(one) == 1 for one in cores)
+    assert len(set.union(*cores)) == min(WORKERS, len(os.sched_getaffinity(0)))
 
 
 TWO_MODELS = """

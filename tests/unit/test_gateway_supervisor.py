@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from protos.errors import EverstillError
+from registry.ledger import Kind, Ledger
+from registry.pointers import Live, Pointers
 from serving.config import GatewaySection, ServingSettings
 from serving.supervision.child import (
     FORGIVEN_S,
@@ -196,3 +198,23 @@ def test_a_worker_that_cannot_load_opens_the_port_only_where_no_other_will(
     supervisor._workers = [refusing, child_with(None, **other)]
 
     assert supervisor._may_open(refusing) is opens
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [("rollback", True), ("promote", False)])
+def test_the_ledger_line_of_the_pointer_says_whether_all_workers_are_told_at_once(
+    supervisor: Supervisor, kind: Kind, at_once: bool
+) -> None:
+    old, new = "a" * 64, "b" * 64
+    pointers, ledger = Pointers(supervisor._store, MODEL), Ledger(supervisor._store, MODEL)
+    first = Live(digest=old, ledger_line=1, epoch=1)
+    pointers.move_live(first, None)
+    supervisor._follow()
+    for number, one in enumerate(("promote", kind), start=1):
+        ledger.append(
+            kind=one, trial_id=str(number), digest=new, previous_digest=old, evidence={}, rows_digest=None, actor="me"
+        )  # type: ignore[arg-type]
+
+    pointers.move_live(Live(digest=new, ledger_line=2, epoch=1), first)
+    supervisor._follow()
+
+    assert supervisor._rollout.targets[MODEL].at_once is at_once

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protos.embedded_stream import connect
 from serving.shadow import publisher as publishers
-from serving.shadow.publisher import EmbeddedPublisher, Message, StreamUnavailable
+from serving.shadow.publisher import EmbeddedPublisher, Message, StreamUnavailable, check_stream
 
 MESSAGES = st.builds(
     Message,
@@ -128,3 +128,45 @@ def publish(path: pathlib.Path, value: bytes) -> None:
     """Publish one message from a process that ends afterwards."""
     with contextlib.closing(EmbeddedPublisher(path, retention_s=1e6)) as publisher:
         publisher.publish([Message("t", 0, value)])
+
+
+def test_a_stream_that_can_be_written_is_made_at_the_check_and_left_as_it_is(tmp_path: pathlib.Path) -> None:
+    check_stream(tmp_path / "new" / "s.sqlite")
+    EmbeddedPublisher(tmp_path / "new" / "s.sqlite", retention_s=1e6).publish([Message("t", 0, b"x")])
+
+    check_stream(tmp_path / "new" / "s.sqlite")
+
+    assert read(tmp_path / "new" / "s.sqlite") == [("t", 0, 0, b"x")]
+
+
+def test_a_stream_that_another_process_writes_passes_the_check(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.sqlite"
+    monkeypatch.setattr(publishers, "connect", lambda path: connect(path, timeout_s=0.05))
+    with contextlib.closing(connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        check_stream(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("file/s.sqlite", "a file is where its folder should be"),
+        ("file/below/s.sqlite", "a file is where its folder should be"),
+        ("file", "file is not a database"),
+        ("folder", "unable to open database file"),
+    ],
+)
+def test_a_stream_that_cannot_be_used_fails_the_check_with_what_to_do(
+    tmp_path: pathlib.Path, place: str, words: str
+) -> None:
+    (tmp_path / "file").write_text("not a database, and long enough that nobody could take it for an empty one" * 20)
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(StreamUnavailable, match=words) as caught:
+        check_stream(tmp_path / place)
+
+    assert "stream.path" in caught.value.fix
+    assert "Errno" not in str(caught.value)
