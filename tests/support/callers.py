@@ -115,8 +115,11 @@ class Gate:
 class Callers:
     """The running server, a connection to it, and what was captured."""
 
-    def __init__(self, server: CallersServer, slot: Slot, channel: grpc.Channel, captured: list[Served]) -> None:
+    def __init__(
+        self, server: CallersServer, address: str, slot: Slot, channel: grpc.Channel, captured: list[Served]
+    ) -> None:
         self.server = server
+        self.address = address
         self.slot = slot
         self.channel = channel
         self.captured = captured
@@ -203,9 +206,10 @@ def callers(
         server_version="test",
     )
     server = CallersServer(gateway, servicer)
-    channel = grpc.insecure_channel(server.start(), options=[("grpc.max_send_message_length", -1)])
+    address = server.start()
+    channel = grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
     try:
-        yield Callers(server, slot, channel, captured)
+        yield Callers(server, address, slot, channel, captured)
     finally:
         channel.close()
         server.stop(1.0)
