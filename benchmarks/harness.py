@@ -45,11 +45,12 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says. `quick` asks for the same shape in under a minute on two cores."""
+    """What the command line says. `quick` asks for the same shape in under a minute on two cores; `own` is the benchmark's own."""
 
     quick: bool
     seed: int
     workers: int = 1
+    own: argparse.Namespace = dataclasses.field(default_factory=argparse.Namespace)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,7 @@ def main(
     arguments: list[str] | None = None,
     *,
     workers: bool = False,
+    add_own: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> int:
     """Measure, print, and return the exit code.
 
@@ -74,6 +76,7 @@ def main(
         name: of the benchmark, as in `python -m benchmarks.NAME`.
         description: its module's docstring.
         workers: whether it takes --workers.
+        add_own: adds the benchmark's own options.
     """
     parser = argparse.ArgumentParser(
         prog=f"benchmarks.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,10 +87,11 @@ def main(
     parser.add_argument("--seed", type=int, default=1)
     if workers:
         parser.add_argument("--workers", type=int, default=1, help="workers of the gateway (default 1)")
+    add_own(parser)
     given = sys.argv[1:] if arguments is None else arguments
     parsed = parser.parse_args(given)
     started = time.perf_counter()
-    result = measure(Options(parsed.quick, parsed.seed, getattr(parsed, "workers", 1)))
+    result = measure(Options(parsed.quick, parsed.seed, getattr(parsed, "workers", 1), parsed))
     shown = {
         "benchmark": name,
         "machine": machine(),
