@@ -20,7 +20,7 @@ from everstill.recipes.recipe import Material, Order, Recipe
 from protos.tensors import Array
 
 #: Pixels on a side, scikit-learn's darkest, and the noise that is put on one scaled to 0 to 1.
-SIDE, INK, NOISE = 8, 16.0, 0.05
+SIDE, INK, NOISE = 8, 16.0, 0.03
 #: Share of pictures after the drift that still come as before: the old world doesn't vanish.
 OLD_SHARE = 0.2
 #: Altered pictures that the teacher is fitted on, half of them inverted.
@@ -38,12 +38,17 @@ def gather(order: Order) -> Material:
     order.on_progress("fitting the teacher on scikit-learn's digits")
     teacher = order.folder / TEACHER_FILE
     make_teacher(teacher)
+    pictures, drift = stream(order)
+    return Material([{"image": one[None]} for one in pictures], (drift,), str(teacher), tuple("0123456789"))
+
+
+def stream(order: Order) -> tuple[Array, int]:
+    """Return the pictures in stream order, float32 [rows, 8, 8], and the row at which they begin to come inverted."""
     rng = np.random.default_rng([order.seed, 1])
     drift = round(order.num_requests * order.drift_share)
     inverted = np.arange(order.num_requests) >= drift
     inverted &= rng.random(order.num_requests) >= OLD_SHARE
-    pictures, _ = altered(order.num_requests, inverted, rng)
-    return Material([{"image": one[None]} for one in pictures], (drift,), str(teacher), tuple("0123456789"))
+    return altered(order.num_requests, inverted, rng)[0], drift
 
 
 def altered(num_rows: int, inverted: Array, rng: np.random.Generator) -> tuple[Array, Array]:

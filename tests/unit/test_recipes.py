@@ -12,10 +12,9 @@ from registry.config import load
 
 VALUES = {"TEACHER": "127.0.0.1:1", "ONNX": "teacher.onnx", "SEED": 3, "SEED_TEXT": "three"}
 OUTSIDE = ("clinc150", "nsl_kdd")
-READY = ("filetypes",)
 
 
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", recipes.NAMES)
 def test_a_recipe_s_settings_load_and_its_learner_is_told_the_seed(name: str, tmp_path: pathlib.Path) -> None:
     recipe = recipes.find(name)
     (tmp_path / "everstill.toml").write_text(recipe.settings({**VALUES, "LABELS": []}))
