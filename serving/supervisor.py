@@ -190,6 +190,9 @@ class Supervisor:
         """Tell each child what is wished of it now."""
         self._rollout.plan([worker for worker in self._workers if worker.runs])
         for number, worker in enumerate(self._workers):
+            if self._is_in_the_way(worker):
+                worker.tell({"stop": True})  # and it is started again, away from the port until it can serve
+                continue
             if self._may_open(worker):
                 self._opened_anyway.add(number)
             given = {name: place.given for name, place in worker.places.items()}
@@ -207,6 +210,14 @@ class Supervisor:
             return False
         others = (one for one in self._workers if one is not worker and one.runs)
         return not any(one.listening or not one.started or _loads(one) for one in others)
+
+    def _is_in_the_way(self, worker: Child) -> bool:
+        """Whether a worker that listens can't load a model, also at the second try, that another one answers for."""
+        if not worker.listening or worker.refusals < 2 or self._gateway.pass_through:
+            return False
+        lacking = [model for model, place in worker.places.items() if place.serving is None and place.refused]
+        others = [one for one in self._workers if one is not worker and one.listening]
+        return any(other.places[model].serving for other in others for model in lacking)
 
     def _keep_alive(self, child: Child) -> None:
         """Start a child that isn't running.

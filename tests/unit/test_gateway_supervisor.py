@@ -218,3 +218,24 @@ def test_the_ledger_line_of_the_pointer_says_whether_all_workers_are_told_at_onc
     supervisor._follow()
 
     assert supervisor._rollout.targets[MODEL].at_once is at_once
+
+
+@pytest.mark.parametrize(
+    ("refusals", "other", "goes"),
+    [
+        (2, Place(given="d", serving="d"), True),
+        (1, Place(given="d", serving="d"), False),  # it may still have better luck
+        (2, Place(given="d", refused="d"), False),  # nobody does better
+    ],
+)
+def test_a_worker_that_listens_and_cannot_answer_goes_where_another_one_can(
+    supervisor: Supervisor, refusals: int, other: Place, goes: bool
+) -> None:
+    refusing = child_with(
+        None, listening=True, started=True, refusals=refusals, places={MODEL: Place(given="d", refused="d")}
+    )
+    supervisor._workers = [refusing, child_with(None, listening=True, started=True, places={MODEL: other})]
+
+    supervisor._tell()
+
+    assert ('"stop"' in refusing.told) is goes
