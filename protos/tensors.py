@@ -90,7 +90,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
             f"got {len(raw)}",
             reason="wrong_bytes",
         )
-    return shaped(name, datatype, np.frombuffer(raw, dtype), shape)
+    return _reshaped(name, np.frombuffer(raw, dtype), shape)
 
 
 def encode(array: Array) -> bytes:
@@ -131,7 +131,7 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
         raise TensorError(
             f"tensor {quoted(name)} has an impossible shape of {len(shape)} dimensions", reason="wrong_shape"
         )
-    if any(dimension < 0 for dimension in shape):
+    if min(shape, default=0) < 0:
         raise TensorError(
             f"tensor {quoted(name)} has a negative dimension in its shape {_few(shape)}", reason="wrong_shape"
         )
@@ -193,6 +193,10 @@ def shaped(name: str, datatype: str, flat: Array, shape: Sequence[int]) -> Array
             f"got {len(flat)}",
             reason="wrong_bytes",
         )
+    return _reshaped(name, flat, shape)
+
+
+def _reshaped(name: str, flat: Array, shape: Sequence[int]) -> Array:
     try:
         return flat.reshape(tuple(shape))
     except (ValueError, OverflowError) as error:  # sizes that overflow beside a zero

@@ -6,6 +6,7 @@ nothing here waits for anything but the student (or, before the first version an
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NoReturn, Protocol
@@ -14,6 +15,7 @@ import grpc
 import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Histogram
 
 from protos import inference_pb2 as pb
 from protos.errors import EverstillError
@@ -32,6 +34,12 @@ TEACHER_VERSION = "teacher"
 PASS_THROUGH_TIMEOUT_S = 10.0
 #: A probability below this counts as this much when it becomes a logit.
 LEAST_PROBABILITY = 1e-12
+
+
+@functools.lru_cache(1024)  # finding a metric by its labels costs as much as reading a request
+def _metrics_of(model: str, version: str) -> tuple[Counter, Histogram, Counter]:
+    """Return what is counted and observed for an answer: requests, seconds, rows."""
+    return REQUESTS.labels("OK", "", model), REQUEST_SECONDS.labels(model), ROWS.labels(version, model)
 
 
 class TeacherAnswer(Protocol):
@@ -163,8 +171,10 @@ class Servicer:
             self._log.exception("a request failed unexpectedly")
             message = "this gateway failed on the request; its log says why"
             return counted(Refusal("INTERNAL", "bug", message), name)
-        REQUESTS.labels("OK", "", name).inc()
-        REQUEST_SECONDS.labels(name).observe(time.perf_counter() - start)
+        requests, seconds, rows = _metrics_of(name, response.model_version)
+        requests.inc()
+        seconds.observe(time.perf_counter() - start)
+        rows.inc(response.outputs[0].shape[0])
         return response
 
     def _counted_as(self, request: Arrived) -> str:
@@ -203,7 +213,6 @@ class Servicer:
         )
         if (num_bytes := response.ByteSize()) > self._max_message_bytes:
             raise validation.oversized_answer(num_rows, num_bytes, "Send fewer rows in a request")
-        ROWS.labels(version, model.settings.name).inc(num_rows)
         model.capture(served)
         return response
 

@@ -36,14 +36,13 @@ def check_parameters(request: pb.ModelInferRequest) -> dict[str, Parameter]:
     Raises:
         Refusal: one has no value, or asks for what this gateway doesn't do.
     """
-    for name, parameter in request.parameters.items():
-        if parameter.WhichOneof("parameter_choice") is None:
-            raise invalid(
-                "bad_parameter",
-                f"parameter {quoted(name)} has no value of a known kind",
-                "Set its bool_param, int64_param, uint64_param, double_param or string_param",
-            )
     parameters = read_parameters(request.parameters)
+    for name in request.parameters.keys() - parameters.keys():
+        raise invalid(
+            "bad_parameter",
+            f"parameter {quoted(name)} has no value of a known kind",
+            "Set its bool_param, int64_param, uint64_param, double_param or string_param",
+        )
     if parameters.get(SEQUENCE_ID):
         raise invalid(
             "unsupported_parameter",

@@ -30,6 +30,21 @@ def test_a_pages_links_lead_somewhere(page: pathlib.Path) -> None:
     assert not gone
 
 
+#: Where a refusal's reason stands in the code that makes it.
+REASON = re.compile(r'(?:Refusal\(\s*"[A-Z_]+",|invalid\(|reason=)\s*"(\w+)"|reason: str = "(\w+)"')
+
+
+def test_every_reason_of_a_refusal_is_in_the_table_of_the_protocol() -> None:
+    sources = [*(ROOT / "serving/gateway").glob("*.py"), ROOT / "serving/worker_app.py", ROOT / "protos/tensors.py"]
+    sources += [ROOT / "serving/rpc/convert.py", ROOT / "serving/graph_tensors.py", ROOT / "protos/errors.py"]
+    page = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+
+    reasons = {"".join(found) for path in sources for found in REASON.findall(path.read_text(encoding="utf-8"))}
+
+    assert len(reasons) > 25
+    assert not {reason for reason in reasons - {"unknown_call", "registry_decides"} if f"`{reason}`" not in page}
+
+
 def test_every_direct_dependency_has_a_licence_and_a_reason() -> None:
     rows = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
 
