@@ -15,6 +15,13 @@ from everstill.project.fit import Fit
 from registry.config import TensorSpec
 
 AUTO = "auto"
+#: What makes a student where the configuration names a function.
+_FUNCTION = '''
+
+def {name}(hidden: int = 128) -> Student:
+    """What learner.student names; arguments come from learner.arguments."""
+    return Student(hidden)
+'''
 #: Width at which lists are broken.
 WIDTH = 120
 
@@ -55,7 +62,7 @@ def render(plan: Plan, *, with_student: bool) -> dict[str, str]:
 def _toml(plan: Plan) -> str:
     fit = plan.fit
     lines = [
-        f"# {plan.name}: a student that serves and learns from its teacher. Only what differs from the defaults stands here;",
+        f"# {plan.name}: a student that serves and learns from its teacher. Here stands what differs from the defaults or is changed most;",
         "# `everstill config` prints all that is in force, `everstill config --schema` explains every key.",
         "",
         "[model]",
@@ -145,6 +152,8 @@ def _example(spec: TensorSpec) -> str:
 
 def _student(plan: Plan) -> str:
     """Return a torch module that fits the inputs: each is made a row of numbers, then two layers answer."""
+    name = plan.student.partition(":")[2]
+    is_class = name[0].isupper()
     encoders, forwards, sizes = [], [], []
     for number, spec in enumerate(plan.fit.inputs):
         variable = f"x{number}" if len(plan.fit.inputs) > 1 else "x"
@@ -173,7 +182,8 @@ def _student(plan: Plan) -> str:
         classes=plan.fit.num_classes,
         variables=variables,
         joined=joined,
-        function=plan.student.partition(":")[2],
+        class_name=name if is_class else "Student",
+        function="" if is_class else _FUNCTION.format(name=name),
     )
 
 

@@ -101,6 +101,14 @@ def test_a_student_of_one_s_own_is_written_once_and_is_short(
     assert ("distill_loop.app", "--check", "--config", str(tmp_path / "service/everstill.toml")) in fake_rooms.asked
 
 
+def test_a_student_named_as_a_class_is_one(tmp_path: pathlib.Path, fake_rooms: FakeRooms, onnx: str) -> None:
+    create(Wish(tmp_path / "service", teacher=onnx, student="student:Net"))
+
+    text = (tmp_path / "service/student.py").read_text()
+    assert "class Net(nn.Module):" in text
+    assert "\ndef " not in text
+
+
 def test_a_student_that_is_there_stays_as_it_is(tmp_path: pathlib.Path, fake_rooms: FakeRooms, onnx: str) -> None:
     (tmp_path / "student.py").write_text("mine")
 
