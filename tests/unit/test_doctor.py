@@ -220,6 +220,14 @@ def test_a_teacher_that_does_not_fit_is_told_where(inputs: Any, output: Tensor, 
         raise ConfigurationError("; ".join(teacher_misfits(EverstillSettings(), described(*inputs, output=output))))
 
 
+def test_a_teacher_with_its_own_names_of_inputs_fits() -> None:
+    renamed = described(Tensor("content", "INT32", (-1, 2048)), output=Tensor("target_label", "FP32", (-1, 214)))
+    settings = EverstillSettings.model_validate({"teacher": {"inputs": {"bytes": "content"}}})
+
+    assert teacher_misfits(settings, renamed) == []
+    assert teacher_misfits(EverstillSettings(), renamed) != []
+
+
 def test_a_student_s_graph_must_answer_logits_of_all_classes() -> None:
     settings = EverstillSettings()
 
