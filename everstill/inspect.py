@@ -172,7 +172,8 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
     if kind == "loop":
         doing = f"its newest version is {live}" if live else "no version released yet"
     else:
-        doing = f"serving {live or 'nothing'}" + (f" on {process['address']}" if process.get("address") else "")
+        where = f" on {process['address']}" if process.get("address") and state == "running" else ""
+        doing = f"serving {live or 'nothing'}{where}"
     lines = [f"{who}: {state}, {doing}"]
     if agreement := process.get("agreement"):
         lines.append(

@@ -47,7 +47,7 @@ def up(
     signal.signal(signal.SIGTERM, _interrupt)
     folder = next(iter(models.values())).stream.path.parent
     code = 0
-    with Display(as_json=json_output) as display:
+    with Display(as_json=json_output, several=len(models) > 1) as display:
         if check:
             _check(models, display)
         refuse_second(models)

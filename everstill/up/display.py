@@ -20,10 +20,15 @@ LINE_INTERVAL_S = 30.0
 
 
 class Display:
-    """Shows events and states. Use as a context manager."""
+    """Shows events and states. Use as a context manager.
 
-    def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
+    Args:
+        several: whether lines have to name their model.
+    """
+
+    def __init__(self, *, as_json: bool = False, several: bool = False, console: Console | None = None) -> None:
         self._as_json = as_json
+        self._several = several
         self._console = console or Console(highlight=False)
         in_terminal = self._console.is_terminal and not as_json
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if in_terminal else None
@@ -46,7 +51,7 @@ class Display:
         if self._as_json:
             print(json.dumps({"event": event, "time_unix_s": time.time(), **facts}), flush=True)
         elif text:
-            model = f"{facts['model']}: " if "model" in facts and len(self._last) > 1 else ""
+            model = f"{facts['model']}: " if "model" in facts and self._several else ""
             self._console.print(f"{model}{text}", markup=False, soft_wrap=True)
 
     def states(self, states: list[dict[str, Any]]) -> None:
@@ -65,4 +70,4 @@ class Display:
             known = self._last.get(state["model"])
             self._last[state["model"]] = line
             if not self._live and line != known:
-                self.event(**{**state, "text": f"{line}"})
+                self.event(**{**state, "text": line})
