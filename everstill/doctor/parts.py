@@ -88,11 +88,11 @@ def student(settings: EverstillSettings, config: pathlib.Path | None, *, several
 
 def teacher_misfits(settings: EverstillSettings, described: Description) -> list[str]:
     """Return what of the teacher doesn't fit [model] and [teacher], as sentences."""
-    names = settings.teacher.inputs
+    renamed = settings.teacher.inputs
     asked = [
-        spec.model_copy(update={"name": names.get(spec.name, spec.name)})
+        spec.model_copy(update={"name": renamed.get(spec.name, spec.name)})
         for spec in settings.model.inputs
-        if names.get(spec.name) != ""
+        if renamed.get(spec.name) != ""
     ]
     found = list(input_misfits(asked, described.inputs, "the teacher"))
     output = {one.name: one for one in described.outputs}.get(settings.teacher.output)
