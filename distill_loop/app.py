@@ -1,4 +1,4 @@
-"""`python -m distill_loop.app --config F`: the loop's process. Connects the rooms, holds the lease, tells its status.
+"""`python -m distill_loop.app --config F [--model NAME] [--check]`: the loop's process. Connects the rooms, holds the lease, tells its status.
 
 Stops on SIGTERM or SIGINT after a last checkpoint; exits when another loop took its lease over. Something that is away (disk,
 registry, stream) makes it wait and try again, with what it knows intact.
@@ -16,9 +16,11 @@ from typing import Any
 import structlog
 from prometheus_client import start_http_server
 
+from distill_loop import check
 from distill_loop.config import LoopSettings
 from distill_loop.desk import Desk
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.promise import Promise
 from distill_loop.intake import Intake
 from distill_loop.learner.step import Learner
 from distill_loop.loop import Loop
@@ -28,8 +30,8 @@ from distill_loop.release.office import ReleaseOffice
 from distill_loop.stream.consumer import EmbeddedConsumer
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
-from distill_loop.telemetry import AGREEMENT, ERRORS, LAG
-from protos.errors import EverstillError, UnavailableError
+from distill_loop.telemetry import AGREEMENT, ERRORS, LAG, SPOILT_STEPS
+from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from protos.topics import PAIRS, TRIALS
 from registry import logs
 from registry.bundle import version_of
@@ -61,6 +63,7 @@ class LoopProcess:
             settings.stream.path, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions}
         )
         dedupe = Dedupe(settings.loop.dedupe_records)
+        promise = Promise()
         self._office = office = ReleaseOffice(
             store,
             model,
@@ -77,6 +80,7 @@ class LoopProcess:
             gate=settings.gate,
             release=settings.release,
             model=model,
+            promise=promise,
             sign_of_life=self.renew_lease,
         )
         intake = Intake(
@@ -84,6 +88,7 @@ class LoopProcess:
             DeadLetters(settings.stream.path, model.name),
             dedupe,
             self._agreement,
+            promise,
             self._learner,
             self._progress,
             model=model,
@@ -99,6 +104,7 @@ class LoopProcess:
             progress=self._progress,
             dedupe=dedupe,
             agreement=self._agreement,
+            promise=promise,
             consumer=self._consumer,
         )
         self._loop = Loop(intake, self._desk, memory)
@@ -110,7 +116,17 @@ class LoopProcess:
         Raises:
             LeaseLost, ConflictError: another loop took over. FormatError: the checkpoint can't be read.
         """
-        self._desk.prepare()
+        student = self._learner.student
+        checked = self._desk.prepare()
+        self._log.info(
+            "student",
+            student=student.name,
+            chosen=self._settings.learner.student,
+            parameters=student.num_parameters,
+            num_bytes=checked.num_bytes,
+            latency_ms=checked.latency_ms,
+            facts=dict(student.facts),
+        )
         self._loop.start()
         interrupted = False
         while not stopping.is_set():
@@ -147,6 +163,7 @@ class LoopProcess:
         self._status_at = time.monotonic()
         lag, estimate = self._consumer.lag(), self._agreement.estimate()
         LAG.set(lag)
+        SPOILT_STEPS.set(self._learner.num_spoilt_steps)
         if estimate:
             for bound in ("estimate", "low", "high"):
                 AGREEMENT.labels(bound).set(getattr(estimate, bound))
@@ -161,8 +178,12 @@ class LoopProcess:
             "gaps": self._consumer.gaps,
             "lag": lag,
             "steps": self._learner.num_steps,
+            "steps_due": progress.steps_due,
+            "spoilt_steps": self._learner.num_spoilt_steps,
+            "student": self._learner.student.name,
             "agreement": vars(estimate) if estimate else None,
             "trial": self._trial_status(),
+            "last_cut": progress.last_cut,
             "last_verdict": progress.last_verdict,
         }
         write_status(self._store, self._settings.model.name, "loop", body)
@@ -204,23 +225,52 @@ def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: threadin
             stopping.wait(min(1.0, settings.loop.lease_s / 4))
 
 
+def check_stream(settings: LoopSettings) -> None:
+    """Open the stream once: a path that will never do is said at start, whereas a stream that goes away later is waited for.
+
+    Raises:
+        UnavailableError: it can't be opened or written.
+    """
+    path = settings.stream.path
+    consumer = EmbeddedConsumer(path, settings.model.name, {PAIRS: settings.stream.partitions})
+    consumer.lag()
+    consumer.close()
+    if not os.access(path, os.W_OK):
+        raise UnavailableError(f"the stream {path} can't be written", fix="Check stream.path and its permissions")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the loop until told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(prog="distill_loop.app", description=__doc__)
     parser.add_argument("--config", type=pathlib.Path, default=None, help="everstill.toml")
+    parser.add_argument("--model", default=None, help="which of the file's models")
+    parser.add_argument(
+        "--check", action="store_true", help="say whether the student can be made and exported, and exit"
+    )
     parsed = parser.parse_args(arguments)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        settings = load(parsed.config, LoopSettings)
+        settings = load(parsed.config, LoopSettings, model=parsed.model)
         logs.configure("loop", settings.log)
+        # A module of the user's lies beside the file, as a script's modules lie beside the script.
+        sys.path.insert(0, str((parsed.config.parent if parsed.config else pathlib.Path()).resolve()))
+        if parsed.check:
+            check.tell(settings)
+            return 0
         os.nice(settings.loop.nice)
         _start_metrics(settings.loop.metrics_port)
         store = open_store(settings.registry.url)
-        process = LoopProcess(settings, store, acquire_lease(store, settings, stopping))
-        structlog.get_logger().info("loop started")
-        process.run(stopping)
+        check_stream(settings)
+        lease = acquire_lease(store, settings, stopping)
+        try:
+            process = LoopProcess(settings, store, lease)
+            structlog.get_logger().info("loop started")
+            process.run(stopping)
+        except ConfigurationError:
+            lease.release()  # nothing was begun: who mends the settings needn't wait for it
+            raise
     except EverstillError as error:
         print(f"everstill loop: {error}", file=sys.stderr)
         return error.exit_code

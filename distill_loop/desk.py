@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from distill_loop.config import GateSection, ReleaseSection
+from distill_loop.gates.promise import Outlook, Promise, is_overtaken
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Decision, Rule, decide
 from distill_loop.learner.step import Learner
@@ -19,7 +20,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.candidate import Origin
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.release.precheck import Precheck
-from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, VERDICTS
+from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, UNPROMISING, VERDICTS
 from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
@@ -33,6 +34,8 @@ KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "
 CHECK_ROWS = 128
 #: Rows, and the size of free dimensions, that stand for them before there are any.
 PLAUSIBLE_ROWS, PLAUSIBLE_SIZE = 3, 24
+#: Newest held-out rows that are asked whether a trial looks promising.
+OUTLOOK_ROWS = 32
 #: Steps between two signs of life while the first version is trained.
 STEPS_PER_SIGN = 16
 
@@ -54,6 +57,7 @@ class Desk:
         gate: GateSection,
         release: ReleaseSection,
         model: ModelSection,
+        promise: Promise,
         sign_of_life: Callable[[], None],
     ) -> None:
         self._progress = progress
@@ -62,6 +66,7 @@ class Desk:
         self._gate = gate
         self._release = release
         self._model = model
+        self._promise = promise
         self._sign_of_life = sign_of_life
         self._bootstrap_at = release.bootstrap_pairs
         self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.cap)
@@ -134,30 +139,49 @@ class Desk:
         save()
 
     def cut_due(self) -> bool:
-        """Whether a candidate is due; while a trial runs a routine cut waits."""
+        """Whether a candidate is due; while a trial runs a cut waits, unless it has overtaken the trial's candidate by far."""
         return (
             self._progress.live is not None
-            and self._progress.trial is None
             and self._progress.pairs_since_cut >= self._release.cut_every_pairs
             and self._learner.num_held_out > 0
+            and (self._progress.trial is None or self._is_overtaken(self._progress.trial))
         )
 
-    def open_trial(self, save: Callable[[], None]) -> None:
-        """Cut a candidate from the student as it is now and put it on trial against the live version."""
-        assert self._progress.live is not None
+    def _is_overtaken(self, trial: TrialState) -> bool:
+        fresh = self._promise.outlook(version_of(trial.identity.incumbent))
+        decision = self.look()
+        return decision is not None and is_overtaken(self._rule, decision, trial.cautious().total, fresh)
+
+    def cut(self, save: Callable[[], None]) -> None:
+        """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit."""
+        live = self._progress.live
+        assert live is not None
+        if self._progress.trial is not None:
+            self._supersede(self._progress.trial)
+        self._progress.pairs_since_cut = 0
+        self._progress.cuts += 1
+        outlook = self._outlook(live)
+        if not outlook.promising:
+            self._progress.unpromising += 1
+            UNPROMISING.inc()
+            self._note_cut(None, "not promising", _sentence(outlook))
+            return
         rows = self._check_rows()
         digest, check = self._office.cut(
             self._learner.net, rows, self._learner.answers(rows), self._origin("candidate")
         )
-        self._progress.pairs_since_cut = 0
-        self._progress.cuts += 1
         if digest is None:
             PRECHECK_REJECTED.inc()
-            return
-        if digest == self._progress.live or self._office.ledger.find(f"t-{version_of(digest)}"):
-            return  # the student hasn't changed since
-        share = self._share(self._progress.live, digest, rows)
-        identity = TrialIdentity(f"t-{version_of(digest)}", self._progress.live, digest, share, time.time_ns())
+            self._note_cut(None, "refused", "; ".join(check.reasons))
+        elif digest == live or self._office.ledger.find(f"t-{version_of(digest)}"):
+            self._note_cut(digest, "unchanged", "the student hasn't changed since its last trial")
+        else:
+            self._note_cut(digest, "on trial", _sentence(outlook))
+            self._open_trial(live, digest, rows, save)
+
+    def _open_trial(self, live: str, digest: str, rows: dict[str, Array], save: Callable[[], None]) -> None:
+        share = self._share(live, digest, rows)
+        identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, time.time_ns())
         self._progress.trial = TrialState(identity)
         try:
             save()
@@ -166,7 +190,36 @@ class Desk:
             self._progress.trial, self._progress.pairs_since_cut = None, self._release.cut_every_pairs
             raise
         self._office.pointers.set_trial(_pointer(identity))
-        self._log.info("trial opened", trial_id=identity.trial_id, share=share, latency_ms=check.latency_ms)
+        self._log.info("trial opened", trial_id=identity.trial_id, share=share)
+
+    def _supersede(self, trial: TrialState) -> None:
+        """End a trial without a verdict: the student as it is now will be decided sooner."""
+        decision = self.look()
+        assert decision is not None
+        evidence = {**self._evidence(trial, decision), "reason": "superseded: the learner has overtaken the candidate"}
+        self._close(trial, "inconclusive", evidence)
+        VERDICTS.labels("INCONCLUSIVE").inc()
+
+    def _outlook(self, live: str) -> Outlook:
+        """Return how the learner does against the live version on fresh pairs and on the newest held-out ones."""
+        fresh = self._promise.outlook(version_of(live))
+        rows, teacher_BC = self._learner.held_out(OUTLOOK_ROWS)
+        if not len(teacher_BC):
+            return fresh
+        teacher = teacher_BC.argmax(axis=1)
+        mine = self._learner.logits(rows).argmax(axis=1) == teacher
+        served = self._office.artifact(live).logits(rows).argmax(axis=1) == teacher
+        return fresh + Outlook(int((mine & ~served).sum()), int((served & ~mine).sum()), len(teacher))
+
+    def _note_cut(self, digest: str | None, outcome: str, reason: str) -> None:
+        version = version_of(digest) if digest else None
+        self._progress.last_cut = {
+            "version": version,
+            "outcome": outcome,
+            "reason": reason,
+            "time_unix_s": time.time(),
+        }
+        self._log.info("cut", version=version, outcome=outcome, reason=reason)
 
     def close_decided_trial(self) -> bool:
         """Look at the open trial's evidence; where it decides, write the decision and act on it. True where it did."""
@@ -235,11 +288,18 @@ class Desk:
         return self._learner.held_out(CHECK_ROWS)[0]
 
     def _origin(self, kind: Any) -> Origin:
-        student = {"student": self._learner.student.name, **self._learner.student.facts}
+        student = {**self._learner.student.facts, "student": self._learner.student.name}
         progress = self._progress
         return Origin(
             kind, progress.live, self._learner.teacher_version, progress.learned, self._learner.num_steps, student
         )
+
+
+def _sentence(outlook: Outlook) -> str:
+    return (
+        f"of the {outlook.num} newest pairs the learner alone agrees with the teacher on {outlook.wins}, "
+        f"the live version alone on {outlook.losses}"
+    )
 
 
 def _pointer(identity: TrialIdentity) -> Trial:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.promise import Promise
 from distill_loop.learner.pair import TrainingPair, from_pair_record
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
@@ -23,6 +24,7 @@ from protos.errors import FormatError
 from protos.records import ARM_UNIFORM, SCHEMA_HEADER, SCHEMA_VERSION
 from protos.tensors import Array, datatype_of, from_record
 from protos.topics import TRIALS
+from registry.bundle import version_of
 from registry.config import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
@@ -40,6 +42,7 @@ class Intake:
         dead_letters: DeadLetters,
         dedupe: Dedupe,
         agreement: ProgressiveAgreement,
+        promise: Promise,
         learner: Learner,
         progress: Progress,
         *,
@@ -51,6 +54,7 @@ class Intake:
         self._dead_letters = dead_letters
         self._dedupe = dedupe
         self._agreement = agreement
+        self._promise = promise
         self._learner = learner
         self._progress = progress
         self._model = model
@@ -110,7 +114,7 @@ class Intake:
             raise FormatError(f"a pair's record id or input key doesn't have {ID_BYTES} bytes")
         training = from_pair_record(pair, self._model.num_classes)
         self._check_inputs(training)
-        self._judge(pair, training.teacher_class)
+        self._judge(pair, training)
         fate = self._learner.observe(training)
         self._dedupe.note(pair.record_id, fate)
         self._count(fate)
@@ -118,12 +122,15 @@ class Intake:
             self._progress.pairs_since_cut += 1
             self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)
 
-    def _judge(self, pair: records.LogitPair, teacher_class: int) -> None:
+    def _judge(self, pair: records.LogitPair, training: TrainingPair) -> None:
+        teacher_class = training.teacher_class
         uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), None)
         if uniform is not None and pair.HasField("student"):
             if not MIN_PROBABILITY <= uniform <= 1:
                 raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
-            self._agreement.observe(_top(from_record(pair.student.logits)) == teacher_class, uniform)
+            served_right = _top(from_record(pair.student.logits)) == teacher_class
+            self._agreement.observe(served_right, uniform)
+            self._compare(pair.student.version, training, served_right)
         trial = self._progress.trial
         if trial is not None and pair.trial.trial_id == trial.identity.trial_id:
             trial.add_answer(
@@ -134,6 +141,13 @@ class Intake:
                 candidate_class=pair.trial.candidate_class,
                 teacher_class=teacher_class,
             )
+
+    def _compare(self, version: str, training: TrainingPair, served_right: bool) -> None:
+        """Have the learner answer a fresh pair too, where the version that is live now answered it."""
+        if self._progress.live is None or version != version_of(self._progress.live):
+            return
+        learner_right = _top(self._learner.logits(training.inputs)) == training.teacher_class
+        self._promise.observe(version, learner_right=learner_right, served_right=served_right)
 
     def _check_inputs(self, pair: TrainingPair) -> None:
         """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""

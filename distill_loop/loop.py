@@ -41,7 +41,7 @@ class Loop:
         if self._desk.bootstrap_due():
             self._desk.bootstrap(self._memory.save)
         elif self._desk.cut_due():
-            self._desk.open_trial(self._memory.save)
+            self._desk.cut(self._memory.save)
         if released or self._memory.due():
             self._memory.save()
         return bool(num_messages or num_steps or released)

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.promise import Promise
 from distill_loop.learner import checkpoint
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
@@ -43,6 +44,7 @@ class Memory:
         progress: Progress,
         dedupe: Dedupe,
         agreement: ProgressiveAgreement,
+        promise: Promise,
         consumer: EmbeddedConsumer,
     ) -> None:
         self._store = store
@@ -54,6 +56,7 @@ class Memory:
         self._progress = progress
         self._dedupe = dedupe
         self._agreement = agreement
+        self._promise = promise
         self._consumer = consumer
         self._current: Checkpoint | None = None
         self._saved_at = time.monotonic()
@@ -76,6 +79,7 @@ class Memory:
         self._progress.load_state_dict(state["progress"])
         self._dedupe.load_state_dict(state["dedupe"])
         self._agreement.load_state_dict(state["agreement"])
+        self._promise.load_state_dict(state["promise"])
         self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
         self._saved_positions = self._consumer.positions()
         self._log.info("checkpoint restored", path=self._current.path, pairs=self._progress.read)
@@ -99,6 +103,7 @@ class Memory:
             "progress": self._progress.state_dict(),
             "dedupe": self._dedupe.state_dict(),
             "agreement": self._agreement.state_dict(),
+            "promise": self._promise.state_dict(),
             "positions": [[kind, partition, offset] for (kind, partition), offset in positions.items()],
         }
         sequence = self._current.sequence + 1 if self._current else 1

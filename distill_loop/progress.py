@@ -11,7 +11,8 @@ class Progress:
     """What has been done with the stream so far.
 
     Pairs: read = learned + held_out + repeats + dead. steps_due: optimizer steps that new pairs have earned and that were not
-    taken yet. live: digest of the version that the ledger made live.
+    taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. live: digest of the
+    version that the ledger made live.
     """
 
     read: int = 0
@@ -22,8 +23,10 @@ class Progress:
     steps_due: float = 0.0
     pairs_since_cut: int = 0
     cuts: int = 0
+    unpromising: int = 0
     live: str | None = None
     trial: TrialState | None = None
+    last_cut: dict[str, Any] | None = None
     last_verdict: dict[str, Any] | None = None
 
     @property

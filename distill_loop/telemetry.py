@@ -4,8 +4,16 @@ from prometheus_client import Counter, Gauge
 
 PAIRS = Counter("everstill_loop_pairs_total", "Pairs read from the stream, by what became of them.", ["fate"])
 STEPS = Counter("everstill_loop_steps_total", "Optimizer steps taken.")
+SPOILT_STEPS = Gauge(
+    "everstill_loop_spoilt_steps",
+    "Steps since the model's beginning whose gradient was not finite, and that changed nothing.",
+)
 VERDICTS = Counter("everstill_loop_verdicts_total", "Trials ended, by verdict.", ["verdict"])
 PRECHECK_REJECTED = Counter("everstill_loop_precheck_rejected_total", "Candidates that never went on trial.")
+UNPROMISING = Counter(
+    "everstill_loop_unpromising_cuts_total",
+    "Cuts that didn't go on trial: on the newest pairs the student looked no better than the live version.",
+)
 AGREEMENT = Gauge(
     "everstill_loop_agreement_ratio", "Progressive agreement of the served student with the teacher.", ["bound"]
 )

@@ -75,7 +75,7 @@ def build(settings: LearnerSection, model: ModelSection) -> Student:
     for num_rows, free_size in TRIES:
         _try(name, net, specs, model, num_rows=num_rows, free_size=free_size, text_bytes=settings.text_bytes)
     facts = {key: value for key, value in settings.arguments.items() if isinstance(value, int | float | str)}
-    return Student(name, net, facts)
+    return Student(name, net, facts, may_raise=True)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -65,9 +65,11 @@ class Learner:
         late (partitions are read in turn, spools drain) is taken in without effect.
 
         Raises:
-            FormatError: its inputs are not the model's.
+            FormatError: its inputs are not the model's, or more than the student can take.
         """
         pair = self._fitted(pair)
+        if self.student.may_raise:
+            self.logits(pair.inputs)  # one such row would stop every later batch, not only its own
         held_out = is_held_out(pair.input_key, self._settings.holdout_ratio)
         if self._believes(pair):
             if held_out:
@@ -109,11 +111,20 @@ class Learner:
             self.num_spoilt_steps += 1
 
     def answers(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the student's outputs by name, the float32 logits [batch, classes] first."""
+        """Return the student's outputs by name, the float32 logits [batch, classes] first.
+
+        Raises:
+            FormatError: a module of the user's can't take these inputs.
+        """
         self.net.eval()
         names = [self._model.output, *(spec.name for spec in self._model.extra_outputs)]
-        with torch.inference_mode():
-            return {name: tensor.numpy() for name, tensor in zip(names, self._forward(inputs), strict=True)}
+        try:
+            with torch.inference_mode():
+                return {name: tensor.numpy() for name, tensor in zip(names, self._forward(inputs), strict=True)}
+        except Exception as error:  # a supervision point: the user's code may raise anything
+            if not self.student.may_raise:
+                raise
+            raise FormatError(f"the student raises {type(error).__name__} on these inputs: {error}") from error
 
     def logits(self, inputs: Mapping[str, Array]) -> Array:
         """Return the student's float32 logits [batch, classes]."""

@@ -18,12 +18,16 @@ Fact = int | float | str
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """name: `byte_window`, `module:function`, ...; facts: for logs and manifests; scaling: follows the stream, where there is one."""
+    """name: `byte_window`, `module:function`, ...; facts: for logs and manifests; scaling: follows the stream, where there is one.
+
+    may_raise: whether some rows may be too much for it, as for a vocabulary of the user's; such a pair is a dead letter.
+    """
 
     name: str
     net: nn.Module
     facts: Mapping[str, Fact]
     scaling: Scaling | None = None
+    may_raise: bool = False
 
     @property
     def num_parameters(self) -> int:

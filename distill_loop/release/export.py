@@ -5,8 +5,11 @@ paths and stack traces into nodes). Exporting takes most of a second; the next v
 replace its weights by name, which gives the same file otherwise. One thread.
 """
 
+import contextlib
+import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -96,6 +99,11 @@ class Exporter:
             for spec in self._inputs
         )
 
+    def _names(self, specs: tuple[TensorSpec, ...]) -> dict[str, str]:
+        """Return the names that the exporter is given, by which a graph's own values are not called, and the real ones."""
+        kind = "input" if specs is self._inputs else "output"
+        return {f"everstill.{kind}.{place}": spec.name for place, spec in enumerate(specs)}
+
     def _free_dimensions(self, spec: TensorSpec) -> dict[int, Any]:
         free = [place for place, size in enumerate(spec.shape) if size == -1] if spec.datatype != BYTES else [0]
         return dict.fromkeys(free, torch.export.Dim.AUTO)
@@ -103,14 +111,12 @@ class Exporter:
     def _trace(self, net: nn.Module) -> onnx.ModelProto:
         net.eval()
         try:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")  # the exporter's own deprecations
-                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            with _quiet(), torch.inference_mode():
                 program = torch.onnx.export(
                     _Positional(net),
                     self._example(),
-                    input_names=[spec.name for spec in self._inputs],
-                    output_names=[spec.name for spec in self._outputs],
+                    input_names=list(self._names(self._inputs)),
+                    output_names=list(self._names(self._outputs)),
                     dynamic_shapes=(tuple(self._free_dimensions(spec) for spec in self._inputs),),
                     dynamo=True,
                     external_data=False,
@@ -126,6 +132,7 @@ class Exporter:
         assert program is not None
         model: onnx.ModelProto = program.model_proto
         _strip(model)
+        _rename_values(model.graph, {**self._names(self._inputs), **self._names(self._outputs)})
         _name_free_dimensions(model)
         onnx.checker.check_model(model)
         self._check(model)
@@ -150,12 +157,49 @@ class Exporter:
                     )
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's deprecations and pages of advice to itself; what matters is raised."""
+    logger, said = logging.getLogger("torch"), io.StringIO()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _reason(error: BaseException) -> str:
     """Return the innermost reason's first line: the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _rename_values(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Give inputs and outputs their names; a value inside that has one of them gets another (`embedding` is a likely one)."""
+    taken = {output for node in graph.node for output in node.output}
+    inside = {name: f"{name}.inside" for name in names.values() if name in taken}
+    new = {**inside, **names}
+    values: list[Any] = [*graph.input, *graph.output, *graph.initializer]
+    for value in values:
+        value.name = new.get(value.name, value.name)
+    _rename_in_nodes(graph, new)
+
+
+def _rename_in_nodes(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            branches: list[onnx.GraphProto] = [attribute.g, *attribute.graphs]
+            for inner in branches:
+                _rename_in_nodes(inner, new)
+                for value in inner.output:
+                    value.name = new.get(value.name, value.name)
 
 
 def _name_free_dimensions(model: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.promise import Outlook, Promise
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.intake import Intake
 from distill_loop.learner.pair import TrainingPair
@@ -47,6 +48,10 @@ class NotingLearner:
     def learn(self, num_steps: int) -> None:
         """Take no steps."""
 
+    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Answer class 1, whatever is asked."""
+        return np.eye(NUM_CLASSES, dtype=np.float32)[1:2]
+
 
 class IntakeUnderTest:
     """An intake on a stream file."""
@@ -58,11 +63,13 @@ class IntakeUnderTest:
         self.progress = Progress()
         self.learner = NotingLearner(self.progress)
         self.agreement = ProgressiveAgreement(100)
+        self.promise = Promise()
         self.intake = Intake(
             self.consumer,
             DeadLetters(path, MODEL.name),
             Dedupe(1000),
             self.agreement,
+            self.promise,
             self.learner,  # type: ignore[arg-type]
             self.progress,
             model=MODEL,
@@ -195,6 +202,19 @@ def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -
 
     assert room.progress.trial.cautious().total == 0
     assert room.progress.dead == len(room.dead_letters()) == 1
+
+
+def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: IntakeUnderTest) -> None:
+    room.progress.live = "a" * 64
+    pairs = [make_pair(number, label=label, student_label=0) for number, label in enumerate([0, 1, 1, 2])]
+    for pair in pairs:
+        pair.student.version = "a" * 12
+    pairs[3].student.version = "b" * 12  # of the version before: it says nothing of this one
+    room.writer.pairs(pairs)
+
+    room.intake.read()
+
+    assert room.promise.outlook("a" * 12) == Outlook(wins=2, losses=1, num=3)
 
 
 def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.gates.promise import Promise
 from distill_loop.learner.step import Learner
 from distill_loop.memory import Memory
 from distill_loop.progress import Progress
@@ -43,6 +44,7 @@ def new_memory(store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: 
         progress=Progress(),
         dedupe=Dedupe(10),
         agreement=ProgressiveAgreement(10),
+        promise=Promise(),
         consumer=EmbeddedConsumer(folder / "stream.sqlite", MODEL.name, {PAIRS: 1}),
     )
 

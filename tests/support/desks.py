@@ -1,0 +1,80 @@
+"""A desk for tests: a real learner, gate and release office on a registry in memory, and traffic whose teacher can change its mind."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from distill_loop.config import GateSection, ReleaseSection
+from distill_loop.desk import Desk
+from distill_loop.gates.promise import Promise
+from distill_loop.learner.pair import TrainingPair
+from distill_loop.learner.step import Learner
+from distill_loop.progress import Progress
+from distill_loop.release.office import ReleaseOffice
+from registry.bundle import version_of
+from registry.store import ObjectStore, open_store
+from tests.support.tasks import NUM_CLASSES, Task
+
+GENEROUS = {"bootstrap_pairs": 24, "bootstrap_steps": 64, "cut_every_pairs": 16, "max_latency_ms": 60_000.0}
+
+
+class DeskUnderTest:
+    """Learns a task pair by pair, as the intake would have it."""
+
+    def __init__(self, task: Task, folder: pathlib.Path, *, learner: dict[str, object], **release: object) -> None:
+        self.task = task
+        self.store: ObjectStore = open_store("memory://")
+        settings = ReleaseSection.model_validate({**GENEROUS, **release})
+        section = task.learner(**learner)
+        self.learner = Learner(section, task.model)
+        self.progress = Progress()
+        self.promise = Promise()
+        self.office = ReleaseOffice(
+            self.store,
+            task.model,
+            settings,
+            cache=folder / "cache",
+            epoch=1,
+            actor="a test",
+            text_bytes=section.text_bytes,
+        )
+        self.desk = Desk(
+            self.progress,
+            self.learner,
+            self.office,
+            gate=GateSection(),
+            release=settings,
+            model=task.model,
+            promise=self.promise,
+            sign_of_life=lambda: None,
+        )
+
+    def take(self, numbers: range, *, turned: int = 0, steps: int = 1) -> None:
+        """Take pairs in, judged first; a teacher that turned gives each class the next one's name."""
+        for number in numbers:
+            pair = self.task.pair(number)
+            pair = dataclasses.replace(
+                pair, teacher_probabilities_C=np.roll(pair.teacher_probabilities_C, turned % NUM_CLASSES)
+            )
+            self._judge(pair)
+            fate = self.learner.observe(pair)
+            setattr(self.progress, fate, getattr(self.progress, fate) + 1)
+            self.progress.pairs_since_cut += fate == "learned"
+            self.learner.learn(steps)
+
+    def _judge(self, pair: TrainingPair) -> None:
+        if self.progress.live is None:
+            return
+        served = self.office.artifact(self.progress.live).logits(pair.inputs).argmax()
+        self.promise.observe(
+            version_of(self.progress.live),
+            learner_right=int(self.learner.logits(pair.inputs).argmax()) == pair.teacher_class,
+            served_right=int(served) == pair.teacher_class,
+        )
+
+    def cut(self) -> dict[str, object]:
+        """Cut, and return what became of it."""
+        self.desk.cut(lambda: None)
+        assert self.progress.last_cut is not None
+        return self.progress.last_cut

@@ -1,0 +1,109 @@
+"""The desk: a cut goes on trial only where that looks worth its time, and a drift is soon such a time."""
+
+import pathlib
+
+import pytest
+
+from tests.support.desks import DeskUnderTest
+from tests.support.tasks import TASKS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("desk")
+
+
+def released(folder: pathlib.Path, *, pairs: int = 150) -> DeskUnderTest:
+    """Return a desk whose first version was released after these pairs."""
+    room = DeskUnderTest(TASKS["table"], folder, learner={"learning_rate": 0.01, "holdout_ratio": 0.2})
+    room.take(range(pairs))
+    room.desk.bootstrap(lambda: None)
+    return room
+
+
+def test_a_candidate_that_is_nearly_the_live_version_is_not_put_on_trial(folder: pathlib.Path) -> None:
+    room = released(folder)
+    bundles = len(room.store.list("bundles"))
+
+    room.take(range(150, 180), steps=0)
+    cut = room.cut()
+
+    assert cut["outcome"] == "not promising"
+    assert "the learner alone agrees with the teacher on 0, the live version alone on 0" in str(cut["reason"])
+    assert (room.progress.cuts, room.progress.unpromising, room.progress.trial) == (1, 1, None)
+    assert room.progress.pairs_since_cut == 0
+    assert len(room.store.list("bundles")) == bundles  # nothing was exported or written
+
+
+def test_after_a_drift_a_trial_is_opened_within_few_cuts_although_old_rows_are_held_out(folder: pathlib.Path) -> None:
+    room = released(folder, pairs=240)
+    assert room.learner.num_held_out > 30
+
+    outcomes = []
+    for start in range(240, 340, 16):
+        room.take(range(start, start + 16), turned=1, steps=2)
+        outcomes.append(room.cut()["outcome"])
+        if outcomes[-1] == "on trial":
+            break
+
+    assert outcomes[-1] == "on trial", outcomes
+    assert len(outcomes) <= 4
+    assert room.progress.trial is not None
+
+
+def test_a_trial_that_a_drift_overtook_makes_room_for_the_student_as_it_is_now(folder: pathlib.Path) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={"learning_rate": 0.01, "holdout_ratio": 0.2})
+    room.take(range(24), steps=1)
+    room.desk.bootstrap(lambda: None)
+    room.take(range(24, 60))
+    assert room.cut()["outcome"] == "on trial"
+    first = room.progress.trial
+    assert first is not None
+    assert not room.desk.cut_due()
+
+    room.take(range(60, 140), turned=1, steps=2)
+
+    assert room.desk.cut_due()
+    assert room.cut()["outcome"] == "on trial"
+    line = room.office.ledger.find(first.identity.trial_id)
+    assert line is not None
+    assert (line.kind, line.evidence["reason"]) == (
+        "inconclusive",
+        "superseded: the learner has overtaken the candidate",
+    )
+    assert room.progress.trial is not None
+    assert room.progress.trial.identity.candidate != first.identity.candidate
+
+
+def test_with_too_few_rows_to_say_a_cut_goes_on_trial(folder: pathlib.Path) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={"holdout_ratio": 0.2})
+    room.take(range(24), steps=0)
+    room.desk.bootstrap(lambda: None)
+    room.take(range(24, 30), steps=2)
+
+    assert room.cut()["outcome"] == "on trial"
+
+
+def test_what_the_pre_check_refuses_says_why(folder: pathlib.Path) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={"holdout_ratio": 0.2})
+    room.take(range(24), steps=0)
+    room.desk.bootstrap(lambda: None)
+    room.take(range(24, 30))
+    room.office._settings = room.office._settings.model_copy(update={"max_bytes": 10})
+
+    cut = room.cut()
+
+    assert cut["outcome"] == "refused"
+    assert "more than 10" in str(cut["reason"])
+    assert room.progress.trial is None
+
+
+def test_the_manifest_and_the_status_name_the_student(folder: pathlib.Path) -> None:
+    room = released(folder)
+    live = room.progress.live
+    assert live is not None
+
+    manifest = room.store.get(f"bundles/{live}/manifest.json").data
+
+    assert b'"student": "tabular"' in manifest
+    assert room.learner.student.name == "tabular"
