@@ -179,7 +179,7 @@ address = "127.0.0.1:1"
 
 def test_one_gateway_serves_several_models_each_with_its_own_version_and_status(tmp_path: pathlib.Path) -> None:
     running = RunningGateway(tmp_path)
-    (tmp_path / "everstill.toml").write_text(f"[gateway]\nworkers = 2\n{TWO_MODELS}")
+    (tmp_path / "everstill.toml").write_text(f'[gateway]\nhost = "localhost"\nworkers = 2\n{TWO_MODELS}')
     digests = {}
     for name, num_classes, winner in (("alpha", 20, 7), ("beta", 30, 8)):
         digests[name] = publish_student(running.store, model=name, num_classes=num_classes, winner=winner)

@@ -162,14 +162,20 @@ class FillableSpool(Spool):
 
 
 class Shadow:
-    """A mirror among fakes, with the worker's end of its ring."""
+    """A mirror among fakes, with the workers' ends of its rings; `worker` is the first."""
 
-    def __init__(self, folder: pathlib.Path, *, spool_bytes: int = 2**20, report_interval_s: float = 1e9) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, num_workers: int = 1, spool_bytes: int = 2**20, report_interval_s: float = 1e9
+    ) -> None:
         self._folder = folder
         self._spool_bytes = spool_bytes
         self._report_interval_s = report_interval_s
-        rings.create(folder / "ring", 2**18)
-        self.worker = Ring(folder / "ring")
+        self._paths = [folder / (f"ring{number}" if number else "ring") for number in range(num_workers)]
+        for path in self._paths:
+            rings.create(path, 2**18)
+        self.workers = [Ring(path) for path in self._paths]
+        self.worker = self.workers[0]
+        self._num_handed = 0
         self.teacher = FakeTeacher()
         self.stream = FakeStream()
         self.disk = Disk()
@@ -178,7 +184,7 @@ class Shadow:
 
     def restart(self, **budget: float) -> None:
         """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
-        self.ring = Rings({0: Ring(self._folder / "ring")})
+        self.ring = Rings({number: Ring(path) for number, path in enumerate(self._paths)})
         self.waiting_teacher, self.waiting_stream = self._spool("teacher"), self._spool("stream")
         settings = TeacherSection.model_validate({"max_calls_per_s": 1e6, "budget_burst": 1_000_000, **budget})
         identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s)
@@ -193,10 +199,12 @@ class Shadow:
         )
 
     def hand_over(self, samples: list[records.Sample]) -> list[bytes]:
-        """Put samples into the ring and return their ids."""
-        self.worker.count_seen(len(samples))
+        """Put samples into the rings, in turn, and return their ids."""
         for sample in samples:
-            assert self.worker.append(sample.SerializeToString())
+            worker = self.workers[self._num_handed % len(self.workers)]
+            self._num_handed += 1
+            worker.count_seen(1)
+            assert worker.append(sample.SerializeToString())
         return [sample.record_id for sample in samples]
 
     def settle(self) -> None:

@@ -288,6 +288,20 @@ def test_reports_carry_the_denominators(tmp_path: pathlib.Path) -> None:
     assert (report.strata[0].seen, report.strata[0].missing, report.strata[0].pending) == (100, 3, 0)
 
 
+def test_each_worker_has_a_report_of_its_own_and_their_sums_are_right(tmp_path: pathlib.Path) -> None:
+    shadow = Shadow(tmp_path, num_workers=2, report_interval_s=0.0)
+    shadow.restart(budget_burst=2, budget_ratio=0.0)
+    shadow.hand_over(uniform(5))
+
+    shadow.settle()
+
+    reports = [records.CaptureReport.FromString(one.value) for one in shadow.stream.of("reports")[-2:]]
+    assert [report.worker for report in reports] == [0, 1]
+    assert [report.strata[0].seen for report in reports] == [3, 2]
+    assert sum(report.strata[0].missing for report in reports) == 3
+    assert sum(report.teacher_calls for report in reports) == 2
+
+
 def test_a_graceful_stop_empties_the_ring(shadow: Shadow) -> None:
     handed = shadow.hand_over(uniform(150))
 

@@ -37,8 +37,8 @@ STEPS = st.lists(
 class Story:
     """A mirror that lives through what hypothesis thinks of."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.shadow = Shadow(folder, spool_bytes=2**22)
+    def __init__(self, folder: pathlib.Path, num_workers: int) -> None:
+        self.shadow = Shadow(folder, num_workers=num_workers, spool_bytes=2**22)
         self.next_input = 0
         self.handed: list[bytes] = []
         self.disagreements: set[bytes] = set()
@@ -79,11 +79,11 @@ class Story:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS)
-def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[str, Any]]) -> None:
+@given(STEPS, st.integers(1, 3))
+def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[str, Any]], num_workers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         before = missing_rows()
-        story = Story(pathlib.Path(folder))
+        story = Story(pathlib.Path(folder), num_workers)
 
         for name, num in steps:
             story.live(name, num)
