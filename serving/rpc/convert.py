@@ -128,7 +128,7 @@ def _read(what: str, tensors: Sequence[Tensor], raw: Sequence[bytes]) -> dict[st
                 fix=f"Convert it to {NOT_SERVED[tensor.datatype]}",
                 reason="wrong_datatype",
             )
-        if raw and tensor.HasField("contents"):
+        if raw and tensor.HasField("contents") and tensor.contents.ListFields():  # MLServer sends empty ones beside raw
             raise TensorError(
                 f"{what} {quoted(name)} has typed contents in a message with raw contents",
                 fix="Use one of the two for the whole message",

@@ -53,7 +53,9 @@ class TeacherRefused(EverstillError):
     """The teacher says that this request is wrong; asking again won't help. `attempts` is the number of calls made."""
 
     def __init__(self, message: str, attempts: int) -> None:
-        super().__init__(message, fix="Compare the teacher's inputs with [model] in the configuration")
+        super().__init__(
+            message, fix="Compare [teacher] and [model] in the configuration with what the teacher takes and gives"
+        )
         self.attempts = attempts
 
 

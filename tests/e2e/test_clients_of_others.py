@@ -6,7 +6,6 @@ Each test makes what it needs: a virtual environment with kserve (uv), grpcurl f
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from onnx import helper
 from registry.config import ModelSection, TensorSpec
 from tests.support.callers import FakeSession, callers
 from tests.support.graphs import graph
+from tests.support.installing import made
 from tests.support.kinds import session_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,24 +43,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     session = session_of(tmp_path_factory.mktemp("words"), WORDS, graph(nodes, inputs, outputs))
     with callers(FakeSession(), others=[(WORDS, session)]) as served:
         yield served.address
-
-
-def made(command: list[str], folder: pathlib.Path, **environment: str) -> None:
-    """Run a command that installs something, away from this project's pins, or skip with its last words."""
-    tool = shutil.which(command[0])
-    if tool is None:
-        pytest.skip(f"only on machines with {command[0]}")
-    done = subprocess.run(
-        [tool, *command[1:]],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"only on machines where `{' '.join(command)}` works: {done.stderr.strip().splitlines()[-1:]}")
 
 
 @pytest.fixture(scope="module")

@@ -204,9 +204,6 @@ CONTENTS = {
     "raw and typed": _two(
         lambda r: r.inputs[0].contents.int_contents.append(1), INVALID, "bad_tensor", "'bytes'", "Use one of the two"
     ),
-    "raw and empty typed": _two(
-        lambda r: r.inputs[1].contents.SetInParent(), INVALID, "bad_tensor", "'weights'", "Use one of the two"
-    ),
     "neither raw nor typed": _two(
         lambda r: r.ClearField("raw_input_contents"), INVALID, "wrong_bytes", "'bytes'", "takes 4 values, got 0"
     ),

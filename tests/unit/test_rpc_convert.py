@@ -133,6 +133,13 @@ def test_raw_and_typed_contents_in_one_message_are_refused() -> None:
     assert "Use one of the two" in complaint(request)
 
 
+def test_typed_contents_without_values_beside_raw_ones_are_none() -> None:
+    request = infer_request("m", {"x": np.ones(1, np.int32)})
+    request.inputs[0].contents.SetInParent()
+
+    assert read_inputs(request)["x"].tolist() == [1]
+
+
 def test_a_tensor_sent_twice_is_refused() -> None:
     request = infer_request("m", {"x": np.zeros(1, np.int32)})
     request.inputs.append(request.inputs[0])
