@@ -27,6 +27,10 @@ def check_rules(rules: Sequence[RedactionRule], inputs: Sequence[TensorSpec]) ->
                 f"capture.redact names the tensor {rule.tensor!r}", fix=f"The model has {', '.join(specs)}"
             )
         width = specs[rule.tensor].shape[-1]
+        if rule.columns and len(specs[rule.tensor].shape) == 1:
+            raise ConfigurationError(
+                f"capture.redact names columns of {rule.tensor!r}, which has one value a row", fix="Leave columns out"
+            )
         for column in rule.columns:
             if column < 0 or (width != -1 and column >= width):
                 raise ConfigurationError(
@@ -52,7 +56,7 @@ def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Arra
         array = left[rule.tensor].copy()
         columns = list(rule.columns) if rule.columns else slice(None)
         if rule.action == "zero":
-            array[..., columns] = 0
+            array[..., columns] = b"" if array.dtype.hasobject else 0
         else:
             array[..., columns] = _hashed(key, array[..., columns])
         left[rule.tensor] = array
@@ -61,6 +65,11 @@ def redact(rules: Sequence[RedactionRule], key: bytes, inputs: Mapping[str, Arra
 
 def _hashed(key: bytes, values: Array) -> Array:
     """Return a keyed hash of each value in the values' own type: equal values stay equal, nothing else is kept."""
+    if values.dtype.hasobject:  # strings: the hash in hexadecimal digits
+        strings = np.empty(values.shape, object)
+        for index, string in np.ndenumerate(values):
+            strings[index] = _digest(key, string).hex().encode()
+        return strings
     values = np.ascontiguousarray(values)  # chosen columns may come in another order, whose flat view would be a copy
     hashed = np.empty(values.shape, values.dtype)
     bound = min(2**24, 2 ** (8 * values.dtype.itemsize - 1)) if values.dtype.kind in "iu" else 2**11
@@ -69,7 +78,10 @@ def _hashed(key: bytes, values: Array) -> Array:
     for place, value in enumerate(flat_in):
         raw = value.tobytes()
         if raw not in known:
-            digest = hashlib.blake2b(raw, digest_size=8, key=key, person=b"everstill-redact").digest()
-            known[raw] = int.from_bytes(digest, "little") % bound
+            known[raw] = int.from_bytes(_digest(key, raw), "little") % bound
         flat_out[place] = known[raw]
     return hashed
+
+
+def _digest(key: bytes, value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=8, key=key, person=b"everstill-redact").digest()

@@ -107,3 +107,32 @@ def test_rules_that_fit_are_accepted() -> None:
 def same(one: Array, other: Array) -> bool:
     """Whether two arrays are equal bit by bit."""
     return one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+
+
+TEXTS = np.array([b"a secret", b"", b"a secret"], object)
+
+
+def test_zeroed_strings_are_empty() -> None:
+    assert redact([rule("zero")], KEY, {"bytes": TEXTS})["bytes"].tolist() == [b"", b"", b""]
+    assert TEXTS[0] == b"a secret"
+
+
+def test_hashed_strings_are_digits_that_depend_on_string_and_key_alone() -> None:
+    left = redact([rule("hash")], KEY, {"bytes": TEXTS})["bytes"]
+    other = redact([rule("hash")], b"other", {"bytes": TEXTS.reshape(3, 1)})["bytes"]
+
+    assert left[0] == left[2] != left[1]
+    assert other.shape == (3, 1)
+    assert {len(string) for string in (*left, *other[:, 0])} == {16}
+    assert not set(left) & {*other[:, 0], *TEXTS}
+
+
+def test_columns_of_a_tensor_with_one_value_a_row_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="one value a row"):
+        check_rules(
+            [rule("hash", 0)],
+            (
+                TensorSpec(name="bytes", datatype="BYTES", shape=(-1,)),
+                TensorSpec(name="n", datatype="FP32", shape=(-1, 2)),
+            ),
+        )
