@@ -58,7 +58,9 @@ def _traffic(model: str, processes: dict[str, dict[str, Any]]) -> dict[str, Any]
             counted = traffic(process["metrics_address"], model)
             if counted is not None:
                 rows, asked, answered = rows + counted.rows, asked + counted.asked, True
-    return {"rows": rows, "asked": asked, "teacher_share": asked / rows if rows else None} if answered else None
+    return (
+        {"rows": rows, "asked": asked, "teacher_share": min(1.0, asked / rows) if rows else None} if answered else None
+    )
 
 
 def is_running(process: dict[str, Any]) -> bool:

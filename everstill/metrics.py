@@ -26,7 +26,7 @@ class Traffic:
     @property
     def teacher_share(self) -> float | None:
         """Share of the rows that the teacher was asked about; None before the first."""
-        return self.asked / self.rows if self.rows else None
+        return min(1.0, self.asked / self.rows) if self.rows else None  # a row may be asked about before it is answered
 
 
 def traffic(address: str, model: str) -> Traffic | None:

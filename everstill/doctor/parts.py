@@ -6,6 +6,7 @@ Decides what fits: names, datatypes and shapes of [model] against what a model d
 import importlib.util
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from everstill import rooms
 from everstill.config import EverstillSettings
@@ -79,11 +80,16 @@ def student(settings: EverstillSettings, config: pathlib.Path | None, *, several
     def look() -> str:
         body = rooms.check_student(config, settings.model.name if several else None)
         return (
-            f"{body['chosen']}: {body['parameters']:,} parameters, {body['bytes'] / 2**20:.1f} MiB, one row in "
+            f"{student_name(body)}: {body['parameters']:,} parameters, {body['bytes'] / 2**20:.1f} MiB, one row in "
             f"{body['latency_ms']:.2g} ms"
         )
 
     yield from attempt(about, look)
+
+
+def student_name(body: dict[str, Any]) -> str:
+    """Return which student was built, and whether the inputs chose it."""
+    return f"{body['student']}, chosen by its inputs" if body["chosen"] == "auto" else str(body["student"])
 
 
 def teacher_misfits(settings: EverstillSettings, described: Description) -> list[str]:

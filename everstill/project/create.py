@@ -16,6 +16,7 @@ from typing import Any
 
 from everstill import rooms
 from everstill.config import EverstillSettings
+from everstill.doctor.parts import student_name
 from everstill.project.files import AUTO, Plan, render
 from everstill.project.fit import Ask, Fit, Kind, fit
 from everstill.stack import Stack
@@ -91,7 +92,7 @@ def render_report(body: dict[str, Any]) -> str:
     inputs = ", ".join(f"{one['name']} {one['datatype']} {list(one['shape'])}" for one in teacher["inputs"])
     labels = f", {teacher['labels']} of them with labels" if teacher["labels"] else ""
     tried = (
-        f"{student['chosen']}, {student['parameters']:,} parameters, one row in {student['latency_ms']:.2g} ms"
+        f"{student_name(student)}, {student['parameters']:,} parameters, one row in {student['latency_ms']:.2g} ms"
         if "chosen" in student
         else f"{student['student']} (not tried: {student['not_tried']})"
     )

@@ -25,7 +25,7 @@ DESCRIPTION = {
     "inputs": [{"name": "bytes", "datatype": "INT32", "shape": [-1, 2048]}],
     "outputs": [{"name": "target_label", "datatype": "FP32", "shape": [-1, 214]}],
 }
-CHECKED = {"chosen": "byte_window", "parameters": 10, "bytes": 2**20, "latency_ms": 0.5}
+CHECKED = {"student": "byte_window", "chosen": "auto", "parameters": 10, "bytes": 2**20, "latency_ms": 0.5}
 CONFIG = """
 [gateway]
 port = {port}
@@ -55,7 +55,7 @@ def test_a_healthy_service_passes_and_nothing_is_made(folder: pathlib.Path) -> N
 
     assert code == 0
     assert checks["teacher of filetypes"]["found"].endswith("fits [model]")
-    assert checks["student of filetypes"]["found"].startswith("byte_window: 10 parameters")
+    assert checks["student of filetypes"]["found"].startswith("byte_window, chosen by its inputs: 10 parameters")
     assert [path.name for path in folder.iterdir()] == ["everstill.toml"]
 
 

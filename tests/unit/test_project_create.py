@@ -39,7 +39,7 @@ class FakeRooms:
             return self.description
         if self.refusal:
             raise self.refusal
-        return {"student": "auto", "chosen": "tabular", "parameters": 1234, "latency_ms": 0.2}
+        return {"student": "tabular", "chosen": "auto", "parameters": 1234, "latency_ms": 0.2}
 
 
 @pytest.fixture
