@@ -40,6 +40,7 @@ class Streams:
         self._admission = admission
         self._max_streams = max_streams
         self._open: set[_Arriving] = set()
+        self._stopping = False
         self._changing = threading.Lock()
         #: gRPC's name for "run this in that pool".
         self.experimental_thread_pool = futures.ThreadPoolExecutor(max_streams, thread_name_prefix="stream")
@@ -58,6 +59,7 @@ class Streams:
     def stop(self) -> None:
         """Let every stream answer what it has read, and end."""
         with self._changing:
+            self._stopping = True
             for arriving in self._open:
                 arriving.stop()
 
@@ -94,6 +96,8 @@ class Streams:
         with self._changing:
             change(arriving)
             STREAMS.set(len(self._open))
+            if self._stopping:
+                arriving.stop()
 
 
 class _Arriving:

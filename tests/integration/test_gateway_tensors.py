@@ -6,17 +6,48 @@ import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
-from protos.tensors import Array, datatype_of
+from protos.tensors import KNOWN_DATATYPES, NUMPY_TYPES, Array, datatype_of, strings
+from registry.config import ModelSection, TensorSpec
 from serving.rpc.convert import CONTENTS_FIELD, infer_request, read_outputs
 from tests.support.callers import Answer, Callers, FakeSession, callers, good_inputs, refused
-from tests.support.kinds import BACK, INPUTS, KINDS, TABLE, kinds_graph, kinds_inputs, session_of
+from tests.support.graphs import echo_with_scores
+from tests.support.kinds import BACK, INPUTS, KINDS, TABLE, TYPED_KINDS, kinds_graph, kinds_inputs, session_of
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     kinds = session_of(tmp_path_factory.mktemp("kinds"), KINDS, kinds_graph())
-    with callers(FakeSession(), others=[(KINDS, kinds)]) as open_port:
+    typed_kinds = session_of(tmp_path_factory.mktemp("typed"), TYPED_KINDS, kinds_graph(TYPED_KINDS))
+    with callers(FakeSession(), others=[(KINDS, kinds), (TYPED_KINDS, typed_kinds)]) as open_port:
         yield open_port
+
+
+@pytest.fixture(scope="module")
+def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
+    """Open a port with a model of each datatype, named after it, that gives back its input `x` as `y`."""
+    others = []
+    for datatype in KNOWN_DATATYPES:
+        x, scores, y = (
+            TensorSpec(name=name, datatype=kind, shape=(-1, 2))
+            for name, kind in (("x", datatype), ("scores", "FP32"), ("y", datatype))
+        )
+        model = ModelSection(name=datatype, inputs=(x, scores), num_classes=2, extra_outputs=(y,))
+        folder = tmp_path_factory.mktemp(datatype)
+        others.append((model, session_of(folder, model, echo_with_scores(datatype))))
+    with callers(FakeSession(), others=others) as open_port:
+        yield open_port
+
+
+def echo_inputs(datatype: str) -> dict[str, Array]:
+    x: Array = strings(["", "\N{SNOWMAN}"]) if datatype == "BYTES" else np.array([0, 1], NUMPY_TYPES[datatype])
+    return {"x": x.reshape(1, 2), "scores": np.array([[1, 2]], np.float32)}
+
+
+def assert_echoed(answer: pb.ModelInferResponse, inputs: Mapping[str, Array]) -> None:
+    outputs = read_outputs(answer)
+    assert outputs["y"].tolist() == inputs["x"].tolist()
+    assert datatype_of(outputs["y"]) == datatype_of(inputs["x"])
+    assert outputs["logits"].tolist() == [[1, 2]]
 
 
 def typed(model: str, inputs: Mapping[str, Array]) -> pb.ModelInferRequest:
@@ -40,20 +71,28 @@ def test_raw_tensors_of_every_kind_are_answered(served: Callers, name: str) -> N
     assert outputs[name + BACK].dtype == inputs[name].dtype
 
 
-def test_typed_tensors_are_answered_like_raw_ones() -> None:
-    """Half precision has no typed contents, so a model without it."""
-    with callers(FakeSession()) as served:
-        inputs = good_inputs(3)
+@pytest.mark.parametrize("name", [name for name in INPUTS if name not in ("index", "half")])
+def test_typed_tensors_are_answered_like_raw_ones(served: Callers, name: str) -> None:
+    inputs = {spec.name: kinds_inputs(3)[spec.name] for spec in TYPED_KINDS.inputs}
 
-        assert read_outputs(served.infer(typed("two", inputs)))["logits"][:, 0].tolist() == [0, 1, 2]
+    outputs = read_outputs(served.infer(typed("typed", inputs)))
+
+    assert outputs[name + BACK].tolist() == inputs[name].tolist()
+    assert outputs["logits"].tolist() == TABLE.tolist()
 
 
-def test_typed_strings_booleans_and_unsigned_integers_are_read(served: Callers) -> None:
-    inputs = {name: array for name, array in kinds_inputs(2).items() if name != "half"}
+@pytest.mark.parametrize("datatype", KNOWN_DATATYPES)
+def test_every_datatype_is_served_raw(echoes: Callers, datatype: str) -> None:
+    inputs = echo_inputs(datatype)
 
-    status, sentence = served.refusal(typed("kinds", inputs))
+    assert_echoed(echoes.infer(infer_request(datatype, inputs)), inputs)
 
-    assert (status, sentence) == ("INVALID_ARGUMENT", "input 'half' is missing. Send it")
+
+@pytest.mark.parametrize("datatype", CONTENTS_FIELD)
+def test_every_datatype_with_typed_contents_is_served_typed(echoes: Callers, datatype: str) -> None:
+    inputs = echo_inputs(datatype)
+
+    assert_echoed(echoes.infer(typed(datatype, inputs)), inputs)
 
 
 def test_all_outputs_are_given_where_none_is_named(served: Callers) -> None:

@@ -41,6 +41,13 @@ def echo(datatype: str) -> bytes:
     return graph([node], [("x", datatype, ["batch", 2])], [("y", datatype, ["batch", 2])])
 
 
+def echo_with_scores(datatype: str) -> bytes:
+    """Return a graph that gives back its inputs `x` as `y` and `scores` as `logits`."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["scores"], ["logits"])]
+    inputs = [("x", datatype, ["batch", 2]), ("scores", "FP32", ["batch", 2])]
+    return graph(nodes, inputs, [("y", datatype, ["batch", 2]), ("logits", "FP32", ["batch", 2])])
+
+
 def classifier(**labels: Sequence[object]) -> bytes:
     """Return a linear classifier of two classes; labels as the attribute classlabels_strings or classlabels_ints."""
     node = helper.make_node(

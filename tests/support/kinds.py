@@ -35,6 +35,14 @@ KINDS = ModelSection(
         if name != "index"
     ),
 )
+#: The same without the one datatype that has no typed contents.
+TYPED_KINDS = KINDS.model_copy(
+    update={
+        "name": "typed",
+        "inputs": tuple(spec for spec in KINDS.inputs if spec.name != "half"),
+        "extra_outputs": tuple(spec for spec in KINDS.extra_outputs if spec.name != "half" + BACK),
+    }
+)
 
 
 def kinds_inputs(num_rows: int = 1) -> dict[str, Array]:
@@ -52,11 +60,12 @@ def kinds_inputs(num_rows: int = 1) -> dict[str, Array]:
     }
 
 
-def kinds_graph() -> bytes:
-    """Return the model's ONNX graph."""
+def kinds_graph(model: ModelSection = KINDS) -> bytes:
+    """Return the ONNX graph of the model, or of one that takes some of its inputs."""
+    names = [spec.name for spec in model.inputs]
     nodes = [helper.make_node("Gather", ["table", "index"], ["logits"], name="a/path")]
-    nodes += [helper.make_node("Identity", [name], [name + BACK]) for name in INPUTS if name != "index"]
-    inputs = [(name, kind, ["batch", *rest]) for name, (kind, rest) in INPUTS.items()]
+    nodes += [helper.make_node("Identity", [name], [name + BACK]) for name in names if name != "index"]
+    inputs = [(name, INPUTS[name][0], ["batch", *INPUTS[name][1]]) for name in names]
     outputs = [(name + BACK, kind, shape) for name, kind, shape in inputs if name != "index"]
     return graph(nodes, inputs, [("logits", "FP32", ["batch", 3]), *outputs], {"table": TABLE})
 
