@@ -78,6 +78,12 @@ def fit(
 
 
 def _inputs(teacher: Description) -> tuple[TensorSpec, ...]:
+    if not teacher.inputs or not teacher.outputs:
+        raise ConfigurationError(
+            f"the teacher doesn't say which {'inputs' if not teacher.inputs else 'outputs'} it has",
+            fix="Run everstill init without --teacher, then write into its everstill.toml by hand: inputs, num_classes and labels of "
+            "[model], address, model, output and kind of [teacher]",
+        )
     for one in teacher.inputs:
         if one.datatype not in KNOWN_DATATYPES:
             raise ConfigurationError(

@@ -141,9 +141,9 @@ class InFlight:
             if name in self._answered or not self._waiting:
                 return
             name = next(iter(self._waiting))
-        _, sent_at = self._waiting.pop(name)
+        request, sent_at = self._waiting.pop(name)
         self._answered[name] = (
-            error_in_stream(self._address, response)
+            error_in_stream(self._address, request.model_name, response)
             if response.error_message
             else answer_of(response.infer_response, time.monotonic() - sent_at)
         )

@@ -25,6 +25,9 @@ WORTH_ANOTHER_TRY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 STREAM_CODE = "code"
 #: What grpc's asyncio says of a stream that the server ended during a write; the server's own status is lost then.
 HIDDEN_STATUS = "Internal error from Core"
+#: What Triton's sentences say of a model that isn't there.
+UNKNOWN_MODEL = ("unknown model", "not found")
+OTHER_STREAM = "answers streams in another form than Triton's (MLServer does): call it without a stream"
 
 
 class RpcError(EverstillError):
@@ -92,6 +95,8 @@ def as_error(address: str, error: grpc.RpcError, *, timeout_s: float, retries: i
     details = str(error.details() if known else error)
     if code == "INTERNAL" and details == HIDDEN_STATUS:
         code, message = "UNAVAILABLE", f"{address} ended the call while a request was being sent"
+    elif code == "INTERNAL" and details.startswith("Exception deserializing response"):
+        code, message = "UNIMPLEMENTED", f"{address} {OTHER_STREAM}"
     elif code == "DEADLINE_EXCEEDED" and details == "Deadline Exceeded":  # this side's words: the server said nothing
         message = f"{address} gave no answer within {timeout_s:g} s"
     elif code == "UNAVAILABLE" and "failed to connect to all addresses" in details:
@@ -101,12 +106,20 @@ def as_error(address: str, error: grpc.RpcError, *, timeout_s: float, retries: i
     return error_of(code, message, retries=retries)
 
 
-def error_in_stream(address: str, response: pb.ModelStreamInferResponse) -> RpcError:
-    """Return the error of one request of a stream; a server that names no status leaves it UNKNOWN."""
-    parameters = response.infer_response.parameters
-    code = parameters[STREAM_CODE].string_param if STREAM_CODE in parameters else "UNKNOWN"
-    sentence = response.error_message.removeprefix(f"{code}: ")
-    return error_of(code, f"{address} answered {code}: {sentence}")
+def error_in_stream(address: str, model: str, response: pb.ModelStreamInferResponse) -> RpcError:
+    """Return the error of one request of a stream.
+
+    everstill names the status; Triton doesn't, and its sentence must do. MLServer answers with ModelInferResponse, whose first field,
+    the model's name, then stands where the error belongs.
+    """
+    sentence, parameters = response.error_message, response.infer_response.parameters
+    if sentence == model:
+        return error_of("UNIMPLEMENTED", f"{address} {OTHER_STREAM}")
+    if STREAM_CODE in parameters:
+        code = parameters[STREAM_CODE].string_param
+    else:
+        code = "NOT_FOUND" if any(words in sentence.lower() for words in UNKNOWN_MODEL) else "INVALID_ARGUMENT"
+    return error_of(code, f"{address} answered {code}: {sentence.removeprefix(f'{code}: ')}")
 
 
 @dataclasses.dataclass(frozen=True)

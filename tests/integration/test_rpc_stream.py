@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from protos import inference_pb2 as pb
 from serving.rpc.aio import AsyncInferenceClient
 from serving.rpc.answers import Answer
 from serving.rpc.client import InferenceClient
 from serving.rpc.errors import DeadlineExceeded, InvalidRequest, RpcError, Unavailable, Unimplemented
+from tests.support.gateways import gateway
 from tests.support.streams import FakeStream, inputs
+from tests.support.students import publish_student
 from tests.support.teachers import FakeTeacher, serving
 
 Outcome = list[int | RpcError]
@@ -58,6 +62,25 @@ def test_one_request_s_error_is_a_value_in_its_place(run: Run) -> None:
     assert (first, last) == (2, 4)
     assert isinstance(error, InvalidRequest)
     assert error.message == f"{address} answered INVALID_ARGUMENT: -5 is negative"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "code"),
+    [
+        ("input 'x' has wrong shape", "INVALID_ARGUMENT"),
+        ("Request for unknown model: 'm2' is not found", "NOT_FOUND"),
+        ("m", "UNIMPLEMENTED"),
+    ],
+)
+def test_errors_of_servers_that_name_no_status_get_one(sentence: str, code: str, run: Run) -> None:
+    def refuse(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        return pb.ModelStreamInferResponse(error_message=sentence, infer_response=pb.ModelInferResponse(id=request.id))
+
+    with serving(FakeStream(answer=refuse)) as address:
+        (error,) = run(address, [1])
+
+    assert isinstance(error, RpcError)
+    assert error.code == code
 
 
 def test_a_stream_without_requests_is_empty(run: Run) -> None:
@@ -155,3 +178,19 @@ def test_an_asynchronous_source_may_wait_between_requests() -> None:
 
     with serving(FakeStream()) as address:
         assert asyncio.run(run(address)) == [0, 2, 4]
+
+
+def test_a_real_gateway_refuses_one_request_of_a_stream_and_answers_the_others(tmp_path: pathlib.Path) -> None:
+    good, bad = {"bytes": np.zeros((1, 2048), np.int32)}, {"bytes": np.zeros((1, 7), np.int32)}
+    with gateway(tmp_path) as running:
+        digest = publish_student(running.store, winner=3)
+        running.point(digest)
+        running.wait_for_live(digest[:12])
+        with InferenceClient(running.address(), timeout_s=20) as client:
+            first, refused, last = client.stream("filetypes", [good, bad, good])
+            (model,) = client.index()
+
+    assert [one.version for one in (first, last) if isinstance(one, Answer)] == [digest[:12]] * 2
+    assert isinstance(refused, InvalidRequest)
+    assert "2048" in refused.message
+    assert (model.name, model.version, model.state) == ("filetypes", digest[:12], "READY")

@@ -103,6 +103,8 @@ def test_labels_are_the_model_s_or_given_and_must_be_as_many_as_classes() -> Non
             teacher(output("y"), inputs=(Tensor("x", "FP32", (1, 4)),)),
             r"the fixed batch \[1, 4\].*free first dimension",
         ),
+        (teacher(output("y"), inputs=()), r"doesn't say which inputs it has\. .*by hand: inputs, num_classes"),
+        (teacher(), "doesn't say which outputs it has"),
         (teacher(output("y"), inputs=(Tensor("x", "complex64", (-1, 4)),)), "is complex64, which isn't served"),
     ],
 )
