@@ -30,6 +30,8 @@ MODEL_INFER, MODEL_STREAM_INFER = f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelSt
 HARD_LIMIT = 4
 #: While stopping: no new call for this long is quiet; it is waited for this long at most. In seconds.
 QUIET_S, MOST_QUIET_S = 0.1, 1.0
+#: Time that the last answers have to reach the network, in seconds.
+LINGER_S = 2.0
 
 
 class CallersServer:
@@ -39,7 +41,7 @@ class CallersServer:
         self._settings = settings
         self._servicer = servicer
         self._health = health.HealthServicer()
-        admission = Admission(settings.threads, settings.max_in_flight)
+        self._admission = admission = Admission(settings.threads, settings.max_in_flight)
         self._streams = Streams(servicer, admission, settings.max_streams)
         options = [
             ("grpc.so_reuseport", 1),  # the parent holds the port, and has seen that nobody else listens there
@@ -89,7 +91,8 @@ class CallersServer:
         """Stop gracefully: tell health, so that balancers turn away; refuse new calls; let those inside end; close.
 
         gRPC cancels a call that arrives while it closes, and a caller can't tell that from an answer that was lost. So new calls
-        are refused with UNAVAILABLE until none has come for a moment, and only then does it close.
+        are refused with UNAVAILABLE until none has come for a moment, and only then does it close. Calls that never end by
+        themselves (a balancer that watches health) are cut off once every answer has had time to leave.
         """
         end = time.monotonic() + deadline_s
         self._health.enter_graceful_shutdown()
@@ -100,7 +103,10 @@ class CallersServer:
         while time.monotonic() < quiet_by and turned_away != self._service.num_turned_away:
             turned_away = self._service.num_turned_away
             time.sleep(QUIET_S)
-        self._server.stop(max(end - time.monotonic(), 0.0)).wait()
+        closed = self._server.stop(max(end - time.monotonic(), 0.0))
+        while not closed.wait(QUIET_S):
+            if not self._admission.inside and not self._streams.num_open:
+                self._server.stop(LINGER_S).wait()
 
 
 class InferenceService(grpc.GenericRpcHandler):

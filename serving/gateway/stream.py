@@ -46,9 +46,14 @@ class Streams:
         self.experimental_thread_pool = futures.ThreadPoolExecutor(max_streams, thread_name_prefix="stream")
 
     @property
+    def num_open(self) -> int:
+        """Streams that are open."""
+        return len(self._open)
+
+    @property
     def full(self) -> bool:
         """Whether one more stream is one too many."""
-        return len(self._open) >= self._max_streams
+        return self.num_open >= self._max_streams
 
     def too_many(self) -> Refusal:
         """Return the refusal of a stream that is one too many."""
@@ -95,7 +100,7 @@ class Streams:
     def _change(self, change: "Callable[[_Arriving], None]", arriving: "_Arriving") -> None:
         with self._changing:
             change(arriving)
-            STREAMS.set(len(self._open))
+            STREAMS.set(self.num_open)
             if self._stopping:
                 arriving.stop()
 

@@ -7,6 +7,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from serving.rpc.convert import infer_request, read_outputs, read_parameters
@@ -154,6 +155,17 @@ def test_a_graceful_stop_answers_what_a_stream_has_sent_and_then_ends_it() -> No
         code, sentence = refused(lambda: next(answers))
         stopping.result(20)
     assert (code, sentence) == ("UNAVAILABLE", "this gateway is stopping. Try again, there or elsewhere")
+
+
+def test_a_balancer_that_watches_health_is_told_and_does_not_hold_up_a_stop() -> None:
+    with callers(FakeSession()) as served, futures.ThreadPoolExecutor(1) as pool:
+        watching = health_pb2_grpc.HealthStub(served.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+
+        stopping = pool.submit(served.server.stop, 60.0)
+
+        assert next(watching).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stopping.result(20)
 
 
 def test_a_caller_who_goes_away_leaves_nothing_behind() -> None:
