@@ -17,6 +17,7 @@ from protos.errors import EverstillError
 from registry import logs
 from registry.bundle import fetch_bundle
 from registry.pointers import Trial
+from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
@@ -30,8 +31,6 @@ from serving.student.session import StudentSession
 from serving.teacher.client import TeacherClient
 from serving.telemetry import DROPPED
 
-#: How often the main thread wakes up, in seconds: Python runs signal handlers only there.
-WAKE_S = 1.0
 KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
 
 
@@ -58,7 +57,7 @@ class MirroredModel:
 class Threads:
     """The models' threads. One that fails ends the process, which is started again: what it read is still in the rings."""
 
-    def __init__(self, models: Mapping[str, MirroredModel], stopping: threading.Event) -> None:
+    def __init__(self, models: Mapping[str, MirroredModel], stopping: Stopping) -> None:
         self.failed = False
         self._stopping = stopping
         self._threads = [
@@ -69,18 +68,17 @@ class Threads:
         """Run until told to stop, or until one fails."""
         for thread in self._threads:
             thread.start()
-        while not self._stopping.wait(WAKE_S):
-            pass  # a signal that another thread received is seen here, at the latest
+        self._stopping.wait()
         for thread in self._threads:
             thread.join()
 
     def _run(self, model: MirroredModel) -> None:
         try:
-            model.run(self._stopping)
+            model.run(self._stopping.event)
         except Exception:  # a supervision point: the process ends, so that the parent knows
             structlog.get_logger().exception("a mirror failed")
             self.failed = True
-            self._stopping.set()
+            self._stopping.tell()
 
 
 def main(models: Mapping[str, ServingSettings]) -> int:
@@ -89,10 +87,9 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     logs.configure("mirror", settings.log)
     os.nice(settings.capture.mirror_nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    stopping = Stopping(signal.SIGTERM)
     mirrored = {name: MirroredModel(one) for name, one in models.items()}
-    channel = ControlChannel(lambda wish: _follow(mirrored, channel, wish), stopping.set)
+    channel = ControlChannel(lambda wish: _follow(mirrored, channel, wish), stopping.tell)
     channel.start()
     channel.emit("started")
     threads = Threads(mirrored, stopping)

@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from protos.errors import EverstillError, TensorError
 from protos.tensors import Array
 from registry import logs
 from registry.pointers import Trial
+from registry.stopping import Stopping
 from registry.store import open_store
 from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
@@ -32,9 +32,6 @@ from serving.student.loader import CACHED_VERSIONS, Loader
 from serving.student.session import InputRefused, OutOfMemory
 from serving.student.slot import NoVersion, Slot
 from serving.teacher.client import TeacherAnswer, TeacherClient
-
-#: How often the main thread wakes up, in seconds: Python runs signal handlers only there.
-WAKE_S = 1.0
 
 
 class ServedHere:
@@ -146,16 +143,14 @@ def main(models: Mapping[str, ServingSettings], number: int, listen: Sequence[st
     gateway = settings.gateway
     logs.configure("worker" if gateway.workers == 1 else f"worker-{number}", settings.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    stopping = Stopping(signal.SIGTERM)
     if gateway.pin_workers:
         pin(number)
     worker = Worker(models, number, listen)
-    channel = ControlChannel(lambda wish: worker.follow(wish, channel, stopping.set), stopping.set)
+    channel = ControlChannel(lambda wish: worker.follow(wish, channel, stopping.tell), stopping.tell)
     channel.emit("started")
     channel.start()
-    while not stopping.wait(WAKE_S):
-        pass  # a signal that another thread received is seen here, at the latest
+    stopping.wait()
     worker.stop(gateway.drain_deadline_s)
     if worker.failure is not None:
         raise worker.failure

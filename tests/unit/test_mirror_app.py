@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from registry.stopping import Stopping
 from serving.mirror_app import Threads
 
 
@@ -27,8 +28,8 @@ def mirrored() -> dict[str, Mirrored]:
 
 
 def test_every_model_is_mirrored_until_the_word_to_stop(mirrored: dict[str, Mirrored]) -> None:
-    stopping = threading.Event()
-    threading.Timer(0.05, stopping.set).start()
+    stopping = Stopping()
+    threading.Timer(0.05, stopping.tell).start()
     threads = Threads(mirrored, stopping)  # type: ignore[arg-type]
 
     threads.run()
@@ -39,7 +40,7 @@ def test_every_model_is_mirrored_until_the_word_to_stop(mirrored: dict[str, Mirr
 
 def test_a_mirror_that_fails_ends_the_process_and_the_others_end_well(mirrored: dict[str, Mirrored]) -> None:
     mirrored["a"].fails.set()
-    threads = Threads(mirrored, threading.Event())  # type: ignore[arg-type]
+    threads = Threads(mirrored, Stopping())  # type: ignore[arg-type]
 
     threads.run()
 
