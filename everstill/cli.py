@@ -39,6 +39,7 @@ RecipeName = Literal["filetypes", "clinc150", "nsl_kdd", "digits"]
 
 def main() -> None:
     """Run the command line: an error becomes one line and an exit code, never a traceback."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors reach us as exceptions
     try:
         app(standalone_mode=True)
     except EverstillError as error:
