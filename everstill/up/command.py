@@ -48,9 +48,9 @@ def up(
     folder = next(iter(models.values())).stream.path.parent
     code = 0
     with Display(as_json=json_output, several=len(models) > 1) as display:
+        refuse_second(models)
         if check:
             _check(models, display)
-        refuse_second(models)
         _keep_old_logs(folder / "logs")
         try:
             with Stack(folder) as stack:
