@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "
 CHECK_ROWS = 128
 #: Rows, and the size of free dimensions, that stand for them before there are any.
 PLAUSIBLE_ROWS, PLAUSIBLE_SIZE = 3, 24
-#: Newest held-out rows that are asked whether a trial looks promising.
+#: Rows that are asked whether a trial looks promising; where fresh pairs are fewer, the newest held-out ones fill up.
 OUTLOOK_ROWS = 32
 #: Steps between two signs of life while the first version is trained.
 STEPS_PER_SIGN = 16
@@ -201,11 +201,12 @@ class Desk:
         VERDICTS.labels("INCONCLUSIVE").inc()
 
     def _outlook(self, live: str) -> Outlook:
-        """Return how the learner does against the live version on fresh pairs and on the newest held-out ones."""
+        """Return how the learner does against the live version: on fresh pairs, and, while those are few, on held-out ones."""
         fresh = self._promise.outlook(version_of(live))
-        rows, teacher_BC = self._learner.held_out(OUTLOOK_ROWS)
-        if not len(teacher_BC):
+        num_held_out = min(self._learner.num_held_out, OUTLOOK_ROWS - fresh.num)
+        if num_held_out <= 0:  # held-out pairs are ten times as old as as many fresh ones
             return fresh
+        rows, teacher_BC = self._learner.held_out(num_held_out)
         teacher = teacher_BC.argmax(axis=1)
         mine = self._learner.logits(rows).argmax(axis=1) == teacher
         served = self._office.artifact(live).logits(rows).argmax(axis=1) == teacher
