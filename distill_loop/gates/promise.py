@@ -1,7 +1,7 @@
 """Promise: whether a trial of the student as it is now looks worth its time. No part of the guarantee: it only decides what goes on trial.
 
-Learner and served student are compared on fresh uniform-arm pairs, each before it is learned from, and on the newest held-out pairs;
-a win is a pair where only the learner agrees with the teacher. The newest pairs alone are kept, so that after a drift the old traffic is soon out of sight.
+Learner and served student are compared on fresh uniform-arm pairs, each before it is learned from (the desk adds held-out ones while
+these are few); a win is a pair where only the learner agrees with the teacher. The newest pairs alone are kept, so that after a drift the old traffic is soon out of sight.
 One thread; part of the checkpoint.
 """
 

@@ -87,7 +87,10 @@ def test_what_can_not_be_understood_is_a_dead_letter_and_the_rest_is_learned(loo
     wait_for(lambda: loop.status() and loop.status()["pairs"]["read"] == 5, deadline_s=60, what="five records")
     assert loop.stop() == 0
 
-    pairs = loop.status()["pairs"]
+    status = loop.status()
+    pairs = status["pairs"]
+    assert (status["spoilt_steps"], status["student"], status["last_cut"]) == (0, "byte_window", None)
+    assert status["steps_due"] < 1
     assert pairs["dead"] == 3
     assert pairs["learned"] + pairs["held_out"] == 2
 
