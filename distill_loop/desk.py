@@ -149,8 +149,7 @@ class Desk:
 
     def _is_overtaken(self, trial: TrialState) -> bool:
         fresh = self._promise.outlook(version_of(trial.identity.incumbent))
-        decision = self.look()
-        return decision is not None and is_overtaken(self._rule, decision, trial.cautious().total, fresh)
+        return is_overtaken(self._rule, trial.certain(), fresh)
 
     def cut(self, save: Callable[[], None]) -> None:
         """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit."""

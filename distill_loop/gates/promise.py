@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from distill_loop.gates.evidence import Counters, requests_needed
-from distill_loop.gates.verdict import Decision, Rule
+from distill_loop.gates.verdict import Rule
 
 #: Newest fresh pairs that count, and below how many rows in all no opinion is had.
 FRESH_ROWS, LEAST_ROWS = 64, 16
@@ -34,23 +34,25 @@ class Outlook:
         return self.num < LEAST_ROWS or self.wins > self.losses
 
 
-def is_overtaken(rule: Rule, decision: Decision, total: int, fresh: Outlook) -> bool:
+def is_overtaken(rule: Rule, certain: Counters, fresh: Outlook) -> bool:
     """Whether an open trial should make room: one of the student as it is now is expected to be decided in less than half the
     requests that the open one still takes.
 
-    Both are projected at their present rates; of the new one's wins a standard deviation is taken off. Ending a trial without a promotion costs the
-    guarantee nothing.
+    Both are projected at their present rates; of the new one's wins a standard deviation is taken off. Ending a trial without a
+    promotion costs the guarantee nothing.
 
     Args:
-        decision, total: what the gate says of the open trial, and its requests so far.
+        certain: the open trial's rows whose outcome is known; answers that are late say nothing against it.
         fresh: the learner against the served student since not long ago.
     """
     wins = fresh.wins - math.sqrt(fresh.wins + fresh.losses)
     if fresh.num < LEAST_ROWS or wins <= fresh.losses:
         return False
     needed = requests_needed(Counters(int(wins), fresh.losses, fresh.num), -rule.margin, rule.alpha)
-    open_end = rule.max_rows if decision.requests_needed is None else min(decision.requests_needed, rule.max_rows)
-    return needed is not None and 2 * needed < open_end - total
+    end = requests_needed(certain, -rule.margin, rule.alpha)
+    end = rule.max_rows if end is None else min(end, rule.max_rows)
+    # One that had fewer requests than the new one would need is not judged yet: else each would make room for the next.
+    return needed is not None and needed <= certain.total and 2 * needed < end - certain.total
 
 
 class Promise:

@@ -8,8 +8,10 @@ import time
 import pytest
 
 from distill_loop.stream.dedupe import Dedupe
+from protos import records_pb2 as records
+from registry.bundle import version_of
 from tests.support.loops import LoopUnderTest
-from tests.support.publishing import make_pair, make_trial_rows
+from tests.support.publishing import NUM_CLASSES, make_pair, make_trial_rows
 from tests.support.waiting import wait_for
 
 ROWS_PER_TRIAL = 40
@@ -25,7 +27,7 @@ class TrialPlayer:
 
     def publish_some(self) -> None:
         """Publish a few pairs, some twice, and answer an open trial."""
-        pairs = [make_pair(number) for number in range(self._number, self._number + 4)]
+        pairs = [self._pair(number) for number in range(self._number, self._number + 4)]
         self._number += 4
         self._loop.writer.pairs(pairs)
         if self._number % 20 == 0:
@@ -35,6 +37,15 @@ class TrialPlayer:
             self.answered.append(trial.trial_id)
             self._loop.writer.trial(*make_trial_rows(trial.trial_id, ROWS_PER_TRIAL, self._number))
             self._number += ROWS_PER_TRIAL
+
+    def _pair(self, number: int) -> records.LogitPair:
+        """Return a pair that the live version answered wrong, so that the next candidate is worth a trial."""
+        live = self._loop.pointers.live()
+        if live is None:
+            return make_pair(number)
+        pair = make_pair(number, student_label=(number + 1) % NUM_CLASSES)
+        pair.student.version = version_of(live.digest)
+        return pair
 
     def publish_for(self, seconds: float) -> None:
         """Publish steadily."""
