@@ -9,7 +9,6 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -38,6 +37,7 @@ from registry.bundle import version_of
 from registry.config import load
 from registry.lease import Lease, LeaseHeld
 from registry.status import write_status
+from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 
 #: Wait after something was away, in seconds.
@@ -110,7 +110,7 @@ class LoopProcess:
         self._loop = Loop(intake, self._desk, memory)
         self._log = structlog.get_logger()
 
-    def run(self, stopping: threading.Event) -> None:
+    def run(self, stopping: Stopping) -> None:
         """Turn until told to stop, then save.
 
         Raises:
@@ -129,7 +129,7 @@ class LoopProcess:
         )
         self._loop.start()
         interrupted = False
-        while not stopping.is_set():
+        while not stopping.heard():
             try:
                 self.renew_lease()
                 if interrupted:
@@ -141,10 +141,10 @@ class LoopProcess:
                 ERRORS.inc()
                 self._log.error("something is away, the loop waits", error=str(error))
                 interrupted = True
-                stopping.wait(UNAVAILABLE_WAIT_S)
+                stopping.heard(UNAVAILABLE_WAIT_S)
                 continue
             if not busy:
-                stopping.wait(self._settings.loop.poll_interval_s)
+                stopping.heard(self._settings.loop.poll_interval_s)
         self._loop.stop()
         self.tell_status(stopped=True)
         self._lease.release()
@@ -207,7 +207,7 @@ class LoopProcess:
         }
 
 
-def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: threading.Event) -> Lease:
+def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: Stopping) -> Lease:
     """Take the lease, waiting as long as a loop that died may still hold it.
 
     Raises:
@@ -219,10 +219,10 @@ def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: threadin
         try:
             return Lease.acquire(store, settings.model.name, "loop", owner, settings.loop.lease_s)
         except LeaseHeld as error:
-            if time.monotonic() > end or stopping.is_set():
+            if time.monotonic() > end or stopping.heard():
                 raise
             structlog.get_logger().info("waiting for the lease", reason=str(error))
-            stopping.wait(min(1.0, settings.loop.lease_s / 4))
+            stopping.heard(min(1.0, settings.loop.lease_s / 4))
 
 
 def check_stream(settings: LoopSettings) -> None:
@@ -248,9 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="say whether the student can be made and exported, and exit"
     )
     parsed = parser.parse_args(arguments)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = Stopping(signal.SIGTERM, signal.SIGINT)
     try:
         settings = load(parsed.config, LoopSettings, model=parsed.model)
         logs.configure("loop", settings.log)

@@ -25,6 +25,16 @@ class Stopping:
         """Say the word; any thread, also in a signal's handler."""
         self._told.put(None)
 
+    def heard(self, wait_s: float = 0.0) -> bool:
+        """Return whether the word was said, waiting at most so long for it. Main thread, which has other work to do."""
+        if not self.event.is_set():
+            try:
+                self._told.get(timeout=wait_s) if wait_s else self._told.get_nowait()
+            except queue.Empty:
+                return False
+            self.event.set()
+        return True
+
     def wait(self) -> None:
         """Wait for the word. Main thread."""
         while not self.event.is_set():

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import pathlib
 import re
-import threading
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from registry.config import load
 from registry.lease import Lease
 from registry.ledger import Ledger
 from registry.pointers import Pointers
+from registry.stopping import Stopping
 from registry.store import ObjectStore
 from tests.support.faults import Fault, FaultyStore, Killed
 from tests.support.loops import CONFIG, MODEL
@@ -58,7 +58,7 @@ def quick_and_slow(places: list[tuple[str, int]], *slow: str) -> list[Any]:
     ]
 
 
-class Script(threading.Event):
+class Script(Stopping):
     """The loop's stop signal, which it looks at once a turn: plays the mirror, and stops the loop after a promotion."""
 
     def __init__(self, store: ObjectStore, writer: StreamWriter) -> None:
@@ -71,8 +71,10 @@ class Script(threading.Event):
         self._num_turns = 0
         self._turns_left = TURNS_AFTER
 
-    def is_set(self) -> bool:
-        """Publish what is due; True some turns after a promotion is live and its trial closed."""
+    def heard(self, wait_s: float = 0.0) -> bool:
+        """Publish what is due; True some turns after a promotion is live and its trial closed. Never waits."""
+        if wait_s:
+            return False
         self._num_turns += 1
         assert self._num_turns < MAX_TURNS, "the loop gets nowhere"
         trial, live = self._pointers.trial(), self._pointers.live()
@@ -86,10 +88,6 @@ class Script(threading.Event):
         if trial is not None and trial.trial_id not in self._answered:
             self._answered.add(trial.trial_id)
             self._writer.trial(*make_trial_rows(trial.trial_id, 40, 1000 * len(self._answered)))
-        return False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Don't wait: nothing comes from outside."""
         return False
 
 

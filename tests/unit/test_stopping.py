@@ -29,6 +29,17 @@ def test_the_word_of_another_thread_reaches_the_main_thread_and_the_event() -> N
     assert stopping.event.is_set()
 
 
+def test_a_main_thread_that_has_work_asks_now_and_then() -> None:
+    stopping = Stopping()
+    assert not stopping.heard()
+    assert not stopping.heard(0.001)
+
+    threading.Timer(0.05, stopping.tell).start()
+
+    assert stopping.heard(20.0)
+    assert stopping.heard()
+
+
 @pytest.mark.slow
 def test_a_signal_at_any_moment_of_the_wait_is_heard() -> None:
     for _ in range(100):
