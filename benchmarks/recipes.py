@@ -73,10 +73,8 @@ def case(name: str, seed: int, *, quick: bool, again: bool) -> dict[str, Any]:
         harness.say(f"{name}, seed {seed}: {path.name} is there, not run again")
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
-    arguments = ["--recipe", name, "--seed", str(seed)]
-    if quick:
-        recipe = find(name)
-        arguments += ["--requests", str(recipe.num_requests // QUICK_SHARE)]
+    num_requests = find(name).whole // (QUICK_SHARE if quick else 1)
+    arguments = ["--recipe", name, "--seed", str(seed), "--requests", str(num_requests)]
     harness.say(f"{name}, seed {seed}: running")
     report = demo(arguments)
     result = {

@@ -107,6 +107,7 @@ RECIPE = Recipe(
     name="digits",
     summary="images: handwritten digits of 8x8 pixels, then the same inverted",
     num_requests=6000,
+    whole=6000,
     requests_per_s=60.0,
     drift_share=0.5,
     requests_for_a_swap=1000,

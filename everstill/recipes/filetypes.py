@@ -200,6 +200,7 @@ RECIPE = Recipe(
     name="filetypes",
     summary="bytes: files of this machine's Python, 214 kinds, then kinds made from them",
     num_requests=4800,
+    whole=4800,
     requests_per_s=24.0,
     drift_share=0.5,
     requests_for_a_swap=1500,

@@ -69,6 +69,7 @@ RECIPE = Recipe(
     name="nsl_kdd",
     summary="tabular: features of network connections, five groups of attack, then attacks unseen before",
     num_requests=28_587,
+    whole=28_587,
     requests_per_s=150.0,
     drift_share=15_003 / 28_587,
     requests_for_a_swap=2000,

@@ -74,6 +74,7 @@ class Recipe:
         name: as in `everstill demo --recipe NAME`; its template is NAME.toml beside this module.
         summary: what the stream is, for people.
         num_requests, requests_per_s, drift_share: what the demo does where nothing else is asked.
+        whole: rows of the whole stream.
         requests_for_a_swap: requests after which the gate has usually promoted something.
         gathering: what is said while rows are gathered.
         rows_are: what a row is, in the plural.
@@ -86,6 +87,7 @@ class Recipe:
     name: str
     summary: str
     num_requests: int
+    whole: int
     requests_per_s: float
     drift_share: float
     requests_for_a_swap: int

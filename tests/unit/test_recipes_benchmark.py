@@ -48,9 +48,9 @@ def test_each_case_leaves_a_file_and_is_not_run_again(asked: list[list[str]]) ->
     first = recipes.measure(options(seeds=1))
     both = recipes.measure(options(seeds=2))
 
-    assert asked == [["--recipe", "clinc150", "--seed", "1"], ["--recipe", "clinc150", "--seed", "2"]]
+    assert asked == [["--recipe", "clinc150", "--seed", seed, "--requests", "22500"] for seed in ("1", "2")]
     kept = json.loads((recipes.RESULTS / "clinc150-seed1.json").read_text())
-    assert kept["command"] == "everstill demo --json --recipe clinc150 --seed 1"
+    assert kept["command"] == "everstill demo --json --recipe clinc150 --seed 1 --requests 22500"
     assert kept["verdicts"] == [{"kind": "promote", "wins": 9, "losses": 0, "total": 30}]
     assert first.figures["clinc150"]["seeds"] == [1]
     assert both.figures["clinc150"]["seeds"] == [1, 2]

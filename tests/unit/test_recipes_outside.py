@@ -105,6 +105,6 @@ def test_the_whole_streams_are_as_long_as_it_is_said(
         (clinc150.RECIPE, 22_500, (7500, 10_500, 13_500, 16_500, 19_500)),
         (nsl_kdd.RECIPE, 28_587, (15_003,)),
     ):
-        material = recipe.gather(Order(recipe.num_requests, recipe.drift_share, 0, tmp_path))
+        material = recipe.gather(Order(recipe.whole, recipe.drift_share, 0, tmp_path))
 
         assert (len(material.rows), material.drifts) == (length, drifts)
