@@ -33,8 +33,8 @@ from serving.rpc.client import InferenceClient
 
 RECENT = 200
 LOOK_INTERVAL_S = 1.0
-#: While the client waits for the loop, it looks this often, in seconds.
-WAIT_LOOK_S = 0.1
+#: Where the client waits for the loop, it glances this often, in seconds, and looks this often while it does wait.
+GLANCE_S, WAIT_LOOK_S = 0.1, 0.2
 #: The mirror is done when nothing waits and no teacher call was counted for QUIET_S; it has SETTLE_S, both in seconds.
 QUIET_S, SETTLE_S = 1.0, 15.0
 
@@ -191,7 +191,7 @@ class _Sending:
         self._material = material
         self._recent_ms: collections.deque[float] = collections.deque(maxlen=RECENT)
         self._num_sent = self._num_failed = 0
-        self._looked_at = 0.0
+        self._looked_at = self._glanced_at = 0.0
 
     def send(self, model: str, requests_per_s: float) -> list[Sent]:
         """Send every row once and return what was answered."""
@@ -209,10 +209,14 @@ class _Sending:
         """Look and show when it is time to, and wait while the pace says so; returns the seconds waited."""
         began = time.monotonic()
         self._look(LOOK_INTERVAL_S)
+        if self.pace.waits and began - self._glanced_at > GLANCE_S:
+            self._glanced_at = began
+            self.watch.glance()
         waited = False
         while self.pace.must_wait(index, self.watch.view, time.monotonic()):
             waited = True
-            time.sleep(WAIT_LOOK_S / 2)
+            time.sleep(GLANCE_S / 4)
+            self.watch.glance()
             self._look(WAIT_LOOK_S)
         return time.monotonic() - began if waited else 0.0
 

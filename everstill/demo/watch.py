@@ -1,5 +1,6 @@
 """What the demo sees of the running service: status objects and ledger through the registry, counters through /metrics."""
 
+import contextlib
 import dataclasses
 import http.client
 import re
@@ -40,12 +41,18 @@ class Watch:
         self._gateway_id = gateway_id
         self.view = View()
 
-    def look(self) -> View:
-        """Bring the view up to date."""
-        try:
+    def glance(self) -> View:
+        """Bring the status objects alone up to date, which is cheap."""
+        with contextlib.suppress(EverstillError):
             statuses = read_statuses(self._store, self._model)
             self.view.gateway = statuses.get(self._gateway_id, {})
             self.view.loop = statuses.get("loop", {})
+        return self.view
+
+    def look(self) -> View:
+        """Bring the view up to date."""
+        self.glance()
+        try:
             self.view.lines = Ledger(self._store, self._model).lines()
         except EverstillError:
             return self.view

@@ -87,9 +87,9 @@ def tokens(tokenizer: Tokenizer, text: str) -> Row:
 RECIPE = Recipe(
     name="clinc150",
     summary="text: sentences to an assistant, 150 intents, domains that arrive one after another",
-    num_requests=15_000,
+    num_requests=12_000,
     whole=22_500,
-    requests_per_s=75.0,
+    requests_per_s=60.0,
     drift_share=1 / 3,
     requests_for_a_swap=1500,
     gathering="reading sentences to an assistant; five domains of its use first, then five more, one by one",

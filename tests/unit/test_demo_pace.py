@@ -37,6 +37,17 @@ def test_the_client_waits_while_something_piles_up(behind: View) -> None:
     assert pace.waited_s == 3.5
 
 
+def test_the_client_waits_until_the_gateway_has_followed_what_the_loop_decided() -> None:
+    pace = Pace(True, bootstrap_pairs=100)
+    swapping = View(gateway=SERVING, loop={"live": "b" * 12})
+    opening = View(gateway={**SERVING, "trial": None}, loop={"live": "a" * 12, "trial": {"trial_id": "t-b"}})
+    running = View(gateway={**SERVING, "trial": "t-b"}, loop={"live": "a" * 12, "trial": {"trial_id": "t-b"}})
+
+    assert pace.must_wait(500, swapping, 1.0)
+    assert pace.must_wait(500, opening, 1.0)
+    assert not pace.must_wait(500, running, 1.0)
+
+
 def test_a_stream_at_its_own_pace_waits_for_nothing() -> None:
     pace = Pace(False, bootstrap_pairs=1)
 
