@@ -66,7 +66,7 @@ def demo(
         int | None,
         typer.Option(
             min=200,
-            show_default="the recipe's: 4800, 12000, 20000 or 6000",
+            show_default="the recipe's: 4800, 10000, 20000 or 6000",
             help="Requests to send, each a different input. The gate needs about 1,000 to 2,000 for its first swap.",
         ),
     ] = None,

@@ -87,7 +87,7 @@ def tokens(tokenizer: Tokenizer, text: str) -> Row:
 RECIPE = Recipe(
     name="clinc150",
     summary="text: sentences to an assistant, 150 intents, domains that arrive one after another",
-    num_requests=12_000,
+    num_requests=10_000,
     whole=22_500,
     requests_per_s=60.0,
     drift_share=1 / 3,

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import recipes
 from benchmarks.harness import Options
+from scripts import document_recipes
 
 
 def report(*, online: float = 0.7, calls: float = 0.09, failed: int = 0) -> dict[str, Any]:
@@ -80,3 +81,8 @@ def test_agreement_is_judged_on_average_and_calls_in_every_run(runs: list[dict[s
     checks = recipes.checks_of("clinc150", figures, quick=False)
 
     assert [check.name for check in checks if not check.holds] == broken
+
+
+def test_the_page_of_the_recipes_shows_the_kept_results() -> None:
+    assert document_recipes.main(["--check"]) == 0
+    assert {one["recipe"] for one in document_recipes.read_results()} >= {"clinc150", "nsl_kdd"}
