@@ -93,6 +93,16 @@ class GateSection(Section):
         description="Requests after which a trial ends as inconclusive; unset, 20,000, or 60,000 with a margin.",
         ge=1,
     )
+    stalled_pairs: int = Field(
+        512,
+        description="Pairs without a new input in the trial after which it ends as inconclusive; those of its first 30 s don't count.",
+        ge=1,
+    )
+    max_pairs: int = Field(
+        20_000,
+        description="Pairs after which a trial ends as inconclusive, however few its rows; those of its first 30 s don't count.",
+        ge=1,
+    )
     max_share: float = Field(1.0, description="Largest share of requests handed over for a trial.", gt=0, le=1)
     teacher_share: float = Field(
         0.05, description="Share of requests whose disagreement the trial may ask the teacher about.", gt=0, le=1

@@ -69,7 +69,15 @@ class Desk:
         self._promise = promise
         self._sign_of_life = sign_of_life
         self._bootstrap_at = release.bootstrap_pairs
-        self._rule = Rule(gate.alpha, gate.margin, gate.min_gain, gate.futility_evidence, gate.cap)
+        self._rule = Rule(
+            gate.alpha,
+            gate.margin,
+            gate.min_gain,
+            gate.futility_evidence,
+            gate.cap,
+            gate.max_pairs,
+            gate.stalled_pairs,
+        )
         self._log = structlog.get_logger()
 
     def reconcile(self) -> None:
@@ -239,7 +247,7 @@ class Desk:
     def look(self) -> Decision | None:
         """Return what the gate says of the open trial now, or None without one."""
         trial = self._progress.trial
-        return decide(self._rule, trial.certain(), trial.cautious()) if trial else None
+        return decide(self._rule, trial.certain(), trial.cautious(), trial.wait) if trial else None
 
     def _close(self, trial: TrialState, kind: Kind, evidence: dict[str, Any]) -> None:
         line = self._office.decide(kind, _pointer(trial.identity), evidence, trial.rows())

@@ -71,6 +71,8 @@ class Intake:
             except (FormatError, DecodeError) as error:
                 self._bury(message, str(error))
             self._consumer.advance(message)
+        if self._progress.trial is not None:
+            self._progress.trial.note_read()
         return len(messages)
 
     def learn(self, max_steps: int) -> int:
@@ -118,6 +120,8 @@ class Intake:
         fate = self._learner.observe(training)
         self._dedupe.note(pair.record_id, fate)
         self._count(fate)
+        if self._progress.trial is not None:
+            self._progress.trial.note_pair(pair.time_unix_ns)
         if fate == "learned":
             self._progress.pairs_since_cut += 1
             self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)

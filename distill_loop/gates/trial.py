@@ -2,7 +2,8 @@
 
 Decides what counts once: each input (a burst of one input is one piece of evidence) and each record. A row whose students
 disagree and whose teacher answer is missing or late counts as a loss where promotion is asked, and not at all where futility
-is. Rows from before the candidate was frozen never count. One thread; all of it is in `state_dict`.
+is. Rows from before the candidate was frozen never count. Counts the pairs that arrive meanwhile, so that a trial that gets nowhere can
+be told. One thread; all of it is in `state_dict`.
 """
 
 import dataclasses
@@ -11,8 +12,11 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from distill_loop.gates.evidence import Counters
+from distill_loop.gates.verdict import Wait
 
 Outcome = Literal["agree", "pending", "win", "loss", "tie"]
+#: Pairs from the first time after the opening say nothing of a trial: the mirror has to take the candidate up first.
+TAKING_UP_NS = 30 * 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,9 @@ class TrialState:
         self.identity = identity
         self._outcomes: dict[bytes, Outcome] = {}
         self._inputs: dict[bytes, bytes] = {}
+        self._num_pairs = 0
+        self._pairs_at_last_row = 0
+        self._rows_noted = 0
 
     def add_row(self, record_id: bytes, input_key: bytes, time_unix_ns: int, *, agree: bool) -> None:
         """Count a trial row; a repeat of its record or its input changes nothing."""
@@ -54,6 +61,20 @@ class TrialState:
             return
         advantage = (candidate_class == teacher_class) - (incumbent_class == teacher_class)
         self._outcomes[record_id] = {1: "win", -1: "loss"}.get(advantage, "tie")  # type: ignore[assignment]
+
+    def note_pair(self, time_unix_ns: int) -> None:
+        """Count a pair, of any arm, that arrived while the trial is open; one from before it could have rows doesn't count."""
+        self._num_pairs += time_unix_ns > self.identity.opened_unix_ns + TAKING_UP_NS
+
+    def note_read(self) -> None:
+        """Take note of the end of a read, whose rows and pairs come in any order: one with a row that counts ends the wait for one."""
+        if len(self._outcomes) > self._rows_noted:
+            self._rows_noted, self._pairs_at_last_row = len(self._outcomes), self._num_pairs
+
+    @property
+    def wait(self) -> Wait:
+        """How many pairs have arrived meanwhile."""
+        return Wait(self._num_pairs, self._num_pairs - self._pairs_at_last_row)
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have this outcome."""
@@ -81,7 +102,8 @@ class TrialState:
         """Return everything as plain values."""
         keys = {record_id: key for key, record_id in self._inputs.items()}
         rows = [(record_id, keys[record_id], outcome) for record_id, outcome in self._outcomes.items()]
-        return {"identity": dataclasses.asdict(self.identity), "rows": rows}
+        pairs = [self._num_pairs, self._pairs_at_last_row, self._rows_noted]
+        return {"identity": dataclasses.asdict(self.identity), "rows": rows, "pairs": pairs}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "TrialState":
@@ -90,6 +112,7 @@ class TrialState:
         for record_id, key, outcome in state["rows"]:
             trial._outcomes[record_id] = outcome
             trial._inputs[key] = record_id
+        trial._num_pairs, trial._pairs_at_last_row, trial._rows_noted = state["pairs"]
         return trial
 
     def _is_new(self, record_id: bytes, input_key: bytes, time_unix_ns: int) -> bool:

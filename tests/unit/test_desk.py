@@ -78,6 +78,31 @@ def test_a_trial_that_a_drift_overtook_makes_room_for_the_student_as_it_is_now(f
     assert room.progress.trial.identity.candidate != first.identity.candidate
 
 
+def test_a_trial_that_gets_no_rows_ends_and_the_next_cut_is_tried(folder: pathlib.Path) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={"learning_rate": 0.01, "holdout_ratio": 0.2})
+    room.take(range(24), steps=1)
+    room.desk.bootstrap(lambda: None)
+    room.take(range(24, 60))
+    room.cut()
+    first = room.progress.trial
+    assert first is not None
+
+    for _ in range(512):
+        assert not room.desk.close_decided_trial()
+        first.note_pair(time.time_ns() + 10**12)
+        first.note_read()
+
+    assert room.desk.close_decided_trial()
+    line = room.office.ledger.find(first.identity.trial_id)
+    assert line is not None
+    assert (line.kind, line.evidence["reason"]) == (
+        "inconclusive",
+        "no new input in the last 512 pairs, 0 requests in all",
+    )
+    room.take(range(60, 76), turned=1)
+    assert room.cut()["outcome"] == "on trial"
+
+
 def test_with_too_few_rows_to_say_a_cut_goes_on_trial(folder: pathlib.Path) -> None:
     room = DeskUnderTest(TASKS["table"], folder, learner={"holdout_ratio": 0.2})
     room.take(range(24), steps=0)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from distill_loop.gates.agreement import ProgressiveAgreement, weighted_share, wilson
 from distill_loop.gates.evidence import Counters, log_evidence
-from distill_loop.gates.trial import TrialIdentity, TrialState, counters_of_rows
+from distill_loop.gates.trial import TAKING_UP_NS, TrialIdentity, TrialState, counters_of_rows
+from distill_loop.gates.verdict import Wait
 
 OPENED_NS = 1_000
 AFTER_NS = 2_000
@@ -76,6 +77,25 @@ def test_no_record_from_before_the_freeze_counts() -> None:
     trial.add_answer(ident(2), ident(2), OPENED_NS - 1, incumbent_class=1, candidate_class=2, teacher_class=2)
 
     assert trial.cautious() == Counters(0, 0, 0)
+
+
+def test_pairs_without_a_row_that_counts_are_a_wait_that_a_new_input_ends() -> None:
+    trial = new_trial()
+    for _ in range(5):
+        trial.note_pair(OPENED_NS + TAKING_UP_NS)  # the mirror may not have the candidate yet
+        trial.note_pair(OPENED_NS + TAKING_UP_NS + 1)
+    trial.note_read()
+    assert trial.wait == Wait(5, 5)
+
+    trial.add_row(ident(1), ident(1), AFTER_NS, agree=True)
+    trial.note_pair(OPENED_NS + TAKING_UP_NS + 1)  # in one read: it may be older than the row
+    trial.note_read()
+    assert trial.wait == Wait(6, 0)
+
+    trial.add_row(ident(2), ident(1), AFTER_NS, agree=True)  # a repeat
+    trial.note_pair(OPENED_NS + TAKING_UP_NS + 1)
+    trial.note_read()
+    assert trial.wait == TrialState.from_state_dict(trial.state_dict()).wait == Wait(7, 1)
 
 
 @given(seed=st.integers(0, 2**32), repeats=st.integers(1, 3))

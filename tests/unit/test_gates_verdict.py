@@ -7,7 +7,7 @@ import pytest
 
 from distill_loop.gates import app
 from distill_loop.gates.evidence import Counters
-from distill_loop.gates.verdict import Rule, decide
+from distill_loop.gates.verdict import Rule, Wait, decide
 
 
 def judge(wins: int, losses: int, total: int, **options: float) -> str:
@@ -54,6 +54,20 @@ def test_the_cap_ends_a_trial_without_a_promotion() -> None:
     decision = decide(Rule(max_rows=300), counted, counted)
 
     assert (decision.verdict, decision.final) == ("INCONCLUSIVE", True)
+
+
+@pytest.mark.parametrize(
+    ("wait", "final"),
+    [(Wait(99, 9), False), (Wait(99, 10), True), (Wait(100, 0), True)],
+)
+def test_a_trial_that_gets_nowhere_ends_without_a_promotion(wait: Wait, final: bool) -> None:
+    rule = Rule(stalled_pairs=10, max_pairs=100)
+
+    for counted in (Counters(0, 0, 0), Counters(6, 0, 400)):
+        decision = decide(rule, counted, counted, wait)
+        assert (decision.verdict, decision.final) == ("INCONCLUSIVE", final)
+    promoted = Counters(100, 50, 3000)
+    assert decide(rule, promoted, promoted, wait).verdict == "PASS"
 
 
 def test_missing_answers_count_against_promotion_and_not_for_futility() -> None:

@@ -13,6 +13,7 @@ from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Outlook, Promise
 from distill_loop.gates.trial import TrialIdentity, TrialState
+from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import Intake
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.progress import Progress
@@ -215,6 +216,23 @@ def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: Inta
     room.intake.read()
 
     assert room.promise.outlook("a" * 12) == Outlook(wins=2, losses=1, num=3)
+
+
+@pytest.mark.parametrize("rows_come", [True, False])
+def test_a_trial_whose_traffic_repeats_itself_or_gives_no_rows_ends(rows_come: bool, room: IntakeUnderTest) -> None:
+    trial = room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    rule, ends = Rule(stalled_pairs=30), []
+
+    for number in range(6):
+        if rows_come:
+            room.writer.trial(*make_trial_rows("t-1", 8, 0))  # the same eight inputs
+        else:
+            room.writer.pairs([make_pair(10 * number + place) for place in range(8)])
+        room.intake.read()
+        ends.append(decide(rule, trial.certain(), trial.cautious(), trial.wait).final)
+
+    assert trial.cautious().total == (8 if rows_come else 0)
+    assert ends == [False] * (4 if rows_come else 3) + [True] * (2 if rows_come else 3)
 
 
 def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:
