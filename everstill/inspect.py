@@ -152,8 +152,8 @@ def _trial(trial: dict[str, Any], runs: bool) -> list[str]:
     if not evidence:
         return [first]
     e, needed = _power(evidence["log_e"]), _power(trial["needed_log_e"])
-    left = evidence.get("requests_needed")
-    outlook = f"; at this rate about {left:,} more requests" if left else ""
+    left = (evidence.get("requests_needed") or 0) - evidence["total"]  # what is needed is a total
+    outlook = f"; at this rate about {left:,} more requests" if left > 0 else ""
     return [
         first,
         f"  {evidence['wins']} wins, {evidence['losses']} losses in {evidence['total']:,} requests, "
