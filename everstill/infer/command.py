@@ -47,7 +47,12 @@ def infer(
     batch: Annotated[int, typer.Option(min=1, help="Rows of one request, of equal shape.")] = 1,
     in_flight: Annotated[int, typer.Option(min=1, max=256, help="Requests on their way at once.")] = 16,
     stream: Annotated[bool, typer.Option("--stream", help="Use one stream instead of calls side by side.")] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Deadline of a request, in seconds.")] = 10.0,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.001, help="Deadline of a request, in seconds; of a stream, its longest silence."
+        ),
+    ] = 10.0,
     retries: Annotated[int, typer.Option(min=0, help="Tries after the first, where the gateway is away or busy.")] = 2,
 ) -> None:
     """Answer inputs from files or standard input: one JSON line for each, in order; exit code 1 where any failed.

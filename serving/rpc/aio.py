@@ -172,9 +172,9 @@ class _Stream:
                 if error is None:
                     return
                 retries = 0 if answered else retries
-                pause_s = self._retry.pause_s(error, retries, self._timeout_s - self._in_flight.oldest_s)
+                pause_s = self._retry.pause_s(error, retries, self._timeout_s - self._in_flight.silent_s)
                 if pause_s is None:
-                    raise error_of(error.code, error.message, retries=retries)
+                    raise self._in_flight.given_up(error, retries)
                 await asyncio.sleep(pause_s)
                 retries += 1
         finally:
@@ -204,8 +204,8 @@ class _Stream:
                 await asyncio.wait(waited_for, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
                 if feeder.done() and not feeder.cancelled() and feeder.exception() is not None:
                     raise feeder.exception()  # type: ignore[misc]
-                if not reading.done() and self._in_flight.oldest_s > self._timeout_s:
-                    return error_of("DEADLINE_EXCEEDED", f"{self._address} gave no answer within {self._timeout_s:g} s")
+                if not reading.done() and self._in_flight.silent_s > self._timeout_s:
+                    return self._in_flight.silence(self._timeout_s)
         finally:
             if not reading.done():
                 reading.cancel()

@@ -13,7 +13,7 @@ from protos import inference_pb2 as pb
 from protos.errors import TensorError
 from protos.tensors import Array, strings
 from serving.rpc.convert import Parameter, infer_request, read_outputs, read_parameters
-from serving.rpc.errors import RpcError, error_in_stream
+from serving.rpc.errors import RpcError, error_in_stream, error_of
 
 #: What an input may be given as: an array, or texts for a BYTES input.
 Input = Array | Sequence[str] | Sequence[bytes]
@@ -109,14 +109,19 @@ class InFlight:
         self._next_id = 0
         self._waiting: dict[str, tuple[pb.ModelInferRequest, float]] = {}
         self._answered: dict[str, Answer | RpcError] = {}
+        self._last_answer_at = 0.0
+        self._num_answered = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._answered)
 
     @property
-    def oldest_s(self) -> float:
-        """Age of the oldest request without an answer, 0 where there is none."""
-        return max((time.monotonic() - at for _, at in self._waiting.values()), default=0.0)
+    def silent_s(self) -> float:
+        """How long requests have waited without any answer on the stream; 0 where none waits."""
+        if not self._waiting:
+            return 0.0
+        _, oldest_at = next(iter(self._waiting.values()))
+        return time.monotonic() - max(oldest_at, self._last_answer_at)
 
     @property
     def num_unanswered(self) -> int:
@@ -142,11 +147,24 @@ class InFlight:
                 return
             name = next(iter(self._waiting))
         request, sent_at = self._waiting.pop(name)
+        self._last_answer_at = time.monotonic()
+        self._num_answered += 1
         self._answered[name] = (
             error_in_stream(self._address, request.model_name, response)
             if response.error_message
-            else answer_of(response.infer_response, time.monotonic() - sent_at)
+            else answer_of(response.infer_response, self._last_answer_at - sent_at)
         )
+
+    def silence(self, timeout_s: float) -> RpcError:
+        """Return the error of a server that has answered nothing on the stream for too long."""
+        last = "" if not self._num_answered else " since its last one"
+        return error_of("DEADLINE_EXCEEDED", f"{self._address} gave no answer within {timeout_s:g} s{last}")
+
+    def given_up(self, error: RpcError, retries: int) -> RpcError:
+        """Return the error of a stream that isn't tried again: what broke it, and how far it had come."""
+        sent = self._num_answered + len(self._waiting)
+        told = f"{error.message} ({self._num_answered} of {sent} requests sent on this stream were answered)"
+        return error_of(error.code, told, retries=retries)
 
     def in_order(self) -> Iterator[Answer | RpcError]:
         """Yield, and forget, the answers that no earlier request holds back."""

@@ -113,7 +113,7 @@ class InferenceClient:
 
         Args:
             requests: inputs of each request; read in a thread of its own, only `window` ahead of what was yielded.
-            timeout_s: longest wait for one request's answer.
+            timeout_s: longest silence: requests wait, and none of them is answered. A slow server may take longer in all.
 
         Raises:
             RpcError: the stream broke, and its retries are used up. Whatever `requests` raises.

@@ -1,7 +1,7 @@
 """One `ModelStreamInfer` of the synchronous client: requests go out ahead of their answers, answers come back in order.
 
-Decides how far ahead (the window), when a silent stream is given up, and that after a break only what has no answer is sent
-again. One feeding thread reads the caller's requests, one listening thread for each call reads answers; the caller's own thread
+Decides how far ahead (the window), when a stream is given up (requests wait, and nothing was answered for the timeout), and that
+after a break only what has no answer is sent again. One feeding thread reads the caller's requests, one listening thread for each call reads answers; the caller's own thread
 takes them. They meet in two queues, and in the requests in flight, under one lock.
 """
 
@@ -62,9 +62,9 @@ class Stream:
                 if error is None:
                     return
                 retries = 0 if answered else retries
-                pause_s = self._retry.pause_s(error, retries, self._timeout_s - self._in_flight.oldest_s)
+                pause_s = self._retry.pause_s(error, retries, self._timeout_s - self._in_flight.silent_s)
                 if pause_s is None:
-                    raise error_of(error.code, error.message, retries=retries)
+                    raise self._in_flight.given_up(error, retries)
                 time.sleep(pause_s)
                 retries += 1
         finally:
@@ -95,9 +95,9 @@ class Stream:
                 call, event = self._inbox.get(timeout=LOOK_S)
             except queue.Empty:
                 with self._room:
-                    late = self._in_flight.oldest_s > self._timeout_s
+                    late = self._in_flight.silent_s > self._timeout_s
                 if late:
-                    return error_of("DEADLINE_EXCEEDED", self._silence()), answered
+                    return self._in_flight.silence(self._timeout_s), answered
                 continue
             if call is None:
                 raise event
@@ -146,6 +146,3 @@ class Stream:
             self._inbox.put((call, None))
         except grpc.RpcError as error:
             self._inbox.put((call, as_error(self._address, error, timeout_s=self._timeout_s)))
-
-    def _silence(self) -> str:
-        return f"{self._address} gave no answer within {self._timeout_s:g} s"

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import pathlib
+import re
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,12 +13,13 @@ import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
+from serving.rpc import answers
 from serving.rpc.aio import AsyncInferenceClient
 from serving.rpc.answers import Answer
 from serving.rpc.client import InferenceClient
 from serving.rpc.errors import DeadlineExceeded, InvalidRequest, RpcError, Unavailable, Unimplemented
 from tests.support.gateways import gateway
-from tests.support.streams import FakeStream, inputs
+from tests.support.streams import FakeStream, doubled, inputs
 from tests.support.students import publish_student
 from tests.support.teachers import FakeTeacher, serving
 
@@ -135,6 +139,40 @@ def test_a_stream_that_keeps_breaking_gives_up(run: Run) -> None:
 def test_silence_ends_at_the_deadline(run: Run) -> None:
     with serving(FakeStream(silent=True)) as address, pytest.raises(DeadlineExceeded, match=r"no answer within 0\.2 s"):
         run(address, [1], timeout_s=0.2)
+
+
+def test_a_server_that_answers_steadily_is_not_silent(run: Run) -> None:
+    def slowly(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        threading.Event().wait(0.05)
+        return doubled(request)
+
+    with serving(FakeStream(answer=slowly)) as address:  # the last one waits for three times the timeout
+        assert run(address, range(30), timeout_s=0.5) == [2 * value for value in range(30)]
+
+
+def test_a_stream_that_dies_says_what_happened_and_how_far_it_came(run: Run) -> None:
+    with serving(FakeStream(lives=(2,))) as address, pytest.raises(Unavailable) as broken:
+        run(address, range(3))
+    with serving(FakeStream(silent=True)) as address, pytest.raises(DeadlineExceeded) as silent:
+        run(address, range(3), timeout_s=0.2)
+
+    assert re.search(r"\(\d of 3 requests sent on this stream were answered\)", broken.value.message)
+    assert silent.value.message.endswith("within 0.2 s (0 of 3 requests sent on this stream were answered)")
+
+
+def test_silence_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    in_flight, ask = answers.InFlight("there:1"), answers.Ask("m")
+    first, _ = (in_flight.add(ask.request(inputs(value))) for value in (1, 2))
+
+    now[0] = 104.0
+    waited_s = in_flight.silent_s
+    in_flight.take(doubled(first))
+    now[0] = 106.0
+
+    assert (waited_s, in_flight.silent_s) == (4.0, 2.0)
+    assert in_flight.silence(5.0).message == "there:1 gave no answer within 5 s since its last one"
 
 
 def test_what_the_requests_raise_reaches_the_caller(run: Run) -> None:
