@@ -163,8 +163,6 @@ class Desk:
         """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit."""
         live = self._progress.live
         assert live is not None
-        if self._progress.trial is not None:
-            self._supersede(self._progress.trial)
         self._progress.pairs_since_cut = 0
         self._progress.cuts += 1
         outlook = self._outlook(live)
@@ -180,14 +178,24 @@ class Desk:
         if digest is None:
             PRECHECK_REJECTED.inc()
             self._note_cut(None, "refused", "; ".join(check.reasons))
-        elif digest == live or self._office.ledger.find(f"t-{version_of(digest)}"):
+        elif digest == live or self._was_tried(digest):
             self._note_cut(digest, "unchanged", "the student hasn't changed since its last trial")
         else:
             self._note_cut(digest, "on trial", _sentence(outlook))
             self._open_trial(live, digest, rows, save)
 
+    def _was_tried(self, digest: str) -> bool:
+        """Whether this candidate is on trial or has been."""
+        open_trial = self._progress.trial
+        if open_trial is not None and open_trial.identity.candidate == digest:
+            return True
+        return self._office.ledger.find(f"t-{version_of(digest)}") is not None
+
     def _open_trial(self, live: str, digest: str, rows: dict[str, Array], save: Callable[[], None]) -> None:
+        """Open a trial; one that is open ends only now that nothing but these writes stands between it and its successor."""
         share = self._share(live, digest, rows)
+        if self._progress.trial is not None:
+            self._supersede(self._progress.trial)
         identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, time.time_ns())
         self._progress.trial = TrialState(identity)
         try:

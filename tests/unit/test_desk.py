@@ -2,9 +2,12 @@
 
 import pathlib
 import time
+from typing import NoReturn
 
 import pytest
 
+from distill_loop.gates.promise import Outlook
+from protos.errors import UnavailableError
 from tests.support.desks import DeskUnderTest
 from tests.support.tasks import TASKS
 
@@ -76,6 +79,37 @@ def test_a_trial_that_a_drift_overtook_makes_room_for_the_student_as_it_is_now(f
     )
     assert room.progress.trial is not None
     assert room.progress.trial.identity.candidate != first.identity.candidate
+
+
+def test_an_open_trial_stays_open_where_nothing_replaces_it(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={"learning_rate": 0.01, "holdout_ratio": 0.2})
+    room.take(range(24), steps=1)
+    room.desk.bootstrap(lambda: None)
+    room.take(range(24, 60))
+    assert room.cut()["outcome"] == "on trial"
+    trial, lines = room.progress.trial, len(room.office.ledger.lines())
+
+    assert room.cut()["outcome"] == "unchanged"  # since the trial was opened
+    with monkeypatch.context() as patched:
+        patched.setattr(room.desk, "_outlook", lambda live: Outlook(0, 9, 32))
+        assert room.cut()["outcome"] == "not promising"
+    room.take(range(60, 140), turned=1, steps=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(room.office, "_settings", room.office._settings.model_copy(update={"max_bytes": 10}))
+        assert room.cut()["outcome"] == "refused"
+    with monkeypatch.context() as patched:
+        patched.setattr(room.office, "artifact", _away)
+        with pytest.raises(UnavailableError):
+            room.cut()
+
+    assert room.progress.trial is trial
+    assert len(room.office.ledger.lines()) == lines
+
+
+def _away(digest: str) -> NoReturn:
+    raise UnavailableError("the registry is away", fix="Wait")
 
 
 def test_a_trial_that_gets_no_rows_ends_and_the_next_cut_is_tried(folder: pathlib.Path) -> None:
