@@ -182,11 +182,17 @@ def _numbers(spec: TensorSpec, value: Any) -> Array:
     if given.dtype.kind not in kinds:
         found = "texts" if given.dtype.kind == "U" else "values of another kind"
         raise FormatError(f"input {spec.name!r} is {spec.datatype} and has {found}")
+    _refuse_outside(spec, given)
+    return given.astype(dtype)
+
+
+def _refuse_outside(spec: TensorSpec, given: Array, fix: str = "") -> None:
+    """Raise FormatError where an integer of the input's datatype can't hold a value: numpy would wrap it without a word."""
+    dtype = numpy_type(spec.datatype)
     if dtype.kind in "iu" and given.size:
         limits = np.iinfo(dtype)
-        if given.min() < limits.min or given.max() > limits.max:
-            raise FormatError(f"input {spec.name!r} has a value outside the range of {spec.datatype}")
-    return given.astype(dtype)
+        if not (given.min() >= limits.min and given.max() <= limits.max):  # so that no NaN passes
+            raise FormatError(f"input {spec.name!r} has a value outside the range of {spec.datatype}", fix=fix)
 
 
 def _npz(source: str, path: pathlib.Path, specs: Sequence[TensorSpec]) -> Iterator[Row]:
@@ -233,13 +239,14 @@ def _image(source: str, path: pathlib.Path, specs: Sequence[TensorSpec], options
                 )
             image = image.resize((width, height))
         pixels = np.asarray(image)
+        if options.scale != 1.0:
+            pixels = pixels * options.scale
+        _refuse_outside(specs[0], pixels, fix="Give another --scale: an image's values are 0 to 255 before it")
     except UnidentifiedImageError:
         return Row(source, 1, error="not an image that pillow knows")
     except EverstillError as error:
         return Row(source, 1, error=str(error))
     spec = specs[0]
-    if options.scale != 1.0:
-        pixels = pixels * options.scale
     if channels > 1 and first:
         pixels = np.moveaxis(pixels, -1, 0)
     rank = len(spec.shape) - 1

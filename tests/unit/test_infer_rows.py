@@ -156,6 +156,23 @@ def test_an_image_of_another_size_is_resized_only_where_asked(tmp_path: pathlib.
     assert row.inputs["x"].tolist() == np.ones((1, 8, 8)).tolist()
 
 
+@pytest.mark.parametrize(
+    ("datatype", "scale", "fits"),
+    [("UINT8", 2.0, False), ("INT8", 1.0, False), ("INT8", 0.5, True), ("INT16", 2.0, True)],
+)
+def test_pixels_that_the_datatype_cannot_hold_are_refused(
+    datatype: str, scale: float, fits: bool, tmp_path: pathlib.Path
+) -> None:
+    Image.new("L", (8, 8), 200).save(tmp_path / "grey.png")
+
+    (row,) = read([str(tmp_path / "grey.png")], io.BytesIO(), (spec(datatype, 8, 8),), Options(scale=scale))
+
+    if fits:
+        assert row.inputs["x"].tolist() == np.full((1, 8, 8), 200 * scale).tolist()
+    else:
+        assert f"'x' has a value outside the range of {datatype}. Give another --scale" in row.error
+
+
 def test_what_is_no_image_and_a_model_without_images_are_lines(tmp_path: pathlib.Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"not a png")
     name = str(tmp_path / "torn.png")
