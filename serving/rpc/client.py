@@ -5,7 +5,7 @@
         print(answer.version, answer.outputs["logits"].argmax(axis=1))
 
 Decides deadlines and what is tried again: only where asked for, only UNAVAILABLE and RESOURCE_EXHAUSTED, after a random pause, inside
-the deadline, and never what was answered. A request that is tried again may be sampled twice. Thread-safe. `serving.rpc.aio` is
+the deadline, and never what was answered or is too large. A request that is tried again may be sampled twice. Thread-safe. `serving.rpc.aio` is
 its twin for asyncio, serving/rpc/errors.py the tree of its errors.
 """
 

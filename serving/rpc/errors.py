@@ -13,6 +13,7 @@ Decides which statuses are worth another try. Used by the clients; pure function
 
 import dataclasses
 import random
+import re
 
 import grpc
 
@@ -21,6 +22,9 @@ from protos.errors import EverstillError, UnavailableError
 
 #: Statuses after which the same request may be answered: nothing was wrong with it.
 WORTH_ANOTHER_TRY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+#: How a RESOURCE_EXHAUSTED says that the message is too large, in the words of everstill's gateway and of gRPC's C, Go and Java: it
+#: would be so every time.
+TOO_LARGE = re.compile(r"\b(request|answer to \d+ rows) has \d+ bytes|message.* larger than max|exceeds maximum size")
 #: The parameter that names the status of a request that failed inside a stream.
 STREAM_CODE = "code"
 #: What grpc's asyncio says of a stream that the server ended during a write; the server's own status is lost then.
@@ -139,6 +143,8 @@ class Retry:
     def pause_s(self, error: RpcError, num_retries: int, remaining_s: float) -> float | None:
         """Return the pause before the next try, or None where there is none: it must end before the deadline."""
         if num_retries >= self.retries or error.code not in WORTH_ANOTHER_TRY:
+            return None
+        if error.code == "RESOURCE_EXHAUSTED" and TOO_LARGE.search(error.message):
             return None
         pause_s = random.uniform(0.0, min(self.longest_s, self.first_s * 2**num_retries))
         return pause_s if pause_s < remaining_s else None

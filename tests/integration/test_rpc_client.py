@@ -11,6 +11,8 @@ import pytest
 
 from protos import inference_pb2 as pb
 from protos.errors import TensorError, UnavailableError
+from serving.gateway.refusal import overload
+from serving.gateway.validation import oversized_answer
 from serving.rpc.aio import AsyncInferenceClient
 from serving.rpc.answers import Answer
 from serving.rpc.client import InferenceClient, RpcError
@@ -123,6 +125,37 @@ def test_what_would_fail_again_is_not_tried_again(code: grpc.StatusCode, infer: 
         infer(address, "m", rows(), retries=3)
 
     assert len(teacher.requests) == 1
+
+
+def test_what_is_too_large_is_not_sent_again(infer: Infer) -> None:
+    def refuse(request: Any, context: grpc.ServicerContext) -> Any:
+        teacher.requests.append(request)
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(oversized_answer(9, 10**8, "Send fewer rows")))
+
+    teacher = FakeTeacher()
+    teacher.ModelInfer = refuse  # type: ignore[method-assign]
+    with serving(teacher) as address, pytest.raises(Overloaded):
+        infer(address, "m", rows(), retries=3)
+
+    assert len(teacher.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "again"),
+    [
+        ("the request has 5000000 bytes. Send at most 4194304", False),
+        ("Received message larger than max (8388623 vs. 4194304)", False),
+        ("CLIENT: Sent message larger than max (70000000 vs. 67108864)", False),
+        ("grpc: received message larger than max (5 vs. 4)", False),
+        ("gRPC message exceeds maximum size 4194304: 5000000", False),
+        (str(overload(256)), True),
+        ("this gateway has no memory for the request. Send fewer rows in a request", True),
+    ],
+)
+def test_only_what_may_fit_later_is_tried_again(sentence: str, again: bool) -> None:
+    error = Overloaded(f"there:1 answered RESOURCE_EXHAUSTED: {sentence}", "RESOURCE_EXHAUSTED")
+
+    assert (Retry(1).pause_s(error, 0, remaining_s=10.0) is not None) == again
 
 
 def test_retries_have_an_end_and_the_error_counts_them(infer: Infer) -> None:
