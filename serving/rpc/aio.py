@@ -8,6 +8,7 @@ Belongs to the event loop that it was made in.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -19,7 +20,7 @@ import grpc.aio
 from protos import inference_pb2 as pb
 from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, InFlight, Input, answer_of
 from serving.rpc.convert import Parameter
-from serving.rpc.errors import HIDDEN_STATUS, Retry, RpcError, as_error, error_of
+from serving.rpc.errors import HIDDEN_STATUS, Retry, RpcError, Unavailable, as_error, check_address, closed, error_of
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.rpc.stream import DEFAULT_WINDOW
 
@@ -30,7 +31,7 @@ class AsyncInferenceClient:
     """A connection to one server; also an async context manager. Arguments as of `InferenceClient`."""
 
     def __init__(self, address: str, *, timeout_s: float = 5.0, retries: int = 0) -> None:
-        self.address = address
+        self.address = check_address(address)
         self._timeout_s = timeout_s
         self._retry = Retry(retries)
         self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
@@ -79,7 +80,8 @@ class AsyncInferenceClient:
         """
         ask = Ask(model, version, tuple(outputs), parameters)
         allowed_s = self._timeout_s if timeout_s is None else timeout_s
-        stream = _Stream(self._stub.ModelStreamInfer, self.address, ask, requests, allowed_s, self._retry, window)
+        call = functools.partial(self._invoke, self._stub.ModelStreamInfer)
+        stream = _Stream(call, self.address, ask, requests, allowed_s, self._retry, window)
         async with contextlib.aclosing(stream.answers()) as answers:
             async for answer in answers:
                 yield answer
@@ -89,9 +91,10 @@ class AsyncInferenceClient:
         allowed_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             if model:
-                return bool((await self._stub.ModelReady(pb.ModelReadyRequest(name=model), timeout=allowed_s)).ready)
-            return bool((await self._stub.ServerReady(pb.ServerReadyRequest(), timeout=allowed_s)).ready)
-        except grpc.RpcError:
+                request = pb.ModelReadyRequest(name=model)
+                return bool((await self._invoke(self._stub.ModelReady, request, timeout=allowed_s)).ready)
+            return bool((await self._invoke(self._stub.ServerReady, pb.ServerReadyRequest(), timeout=allowed_s)).ready)
+        except (grpc.RpcError, Unavailable):
             return False
 
     async def metadata(self, model: str, *, timeout_s: float | None = None) -> pb.ModelMetadataResponse:
@@ -106,8 +109,15 @@ class AsyncInferenceClient:
         return list(response.models)
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled, and later ones raise Unavailable."""
         await self._channel.close()
+
+    def _invoke(self, method: Callable[..., Any], request: Any, **options: Any) -> Any:
+        """Begin a call; raises Unavailable where this client is closed, for which gRPC has an error of its own."""
+        try:
+            return method(request, **options)
+        except grpc.aio.UsageError:
+            raise closed(self.address) from None
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> tuple[Any, int]:
         """Call until it is answered, or trying again is over; returns the answer and the number of retries."""
@@ -115,7 +125,7 @@ class AsyncInferenceClient:
         end, retries = time.monotonic() + allowed_s, 0
         while True:
             try:
-                return await method(request, timeout=max(0.0, end - time.monotonic())), retries
+                return await self._invoke(method, request, timeout=max(0.0, end - time.monotonic())), retries
             except grpc.RpcError as caught:
                 error = as_error(self.address, caught, timeout_s=allowed_s, retries=retries)
             pause_s = self._retry.pause_s(error, retries, end - time.monotonic())

@@ -9,6 +9,7 @@ the deadline, and never what was answered or is too large. A request that is tri
 its twin for asyncio, serving/rpc/errors.py the tree of its errors.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -29,6 +30,8 @@ from serving.rpc.errors import (
     Unavailable,
     Unimplemented,
     as_error,
+    check_address,
+    closed,
 )
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.rpc.stream import DEFAULT_WINDOW, Stream
@@ -53,14 +56,18 @@ class InferenceClient:
         address: host:port.
         timeout_s: deadline of a call that names none, its retries included.
         retries: how often a call is tried again at most.
+
+    Raises:
+        InvalidRequest: the address is empty.
     """
 
     def __init__(self, address: str, *, timeout_s: float = 5.0, retries: int = 0) -> None:
-        self.address = address
+        self.address = check_address(address)
         self._timeout_s = timeout_s
         self._retry = Retry(retries)
         self._channel = grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS))
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._closed = False
 
     def __enter__(self) -> "InferenceClient":
         return self
@@ -119,7 +126,7 @@ class InferenceClient:
             RpcError: the stream broke, and its retries are used up. Whatever `requests` raises.
         """
         stream = Stream(
-            self._stub.ModelStreamInfer,
+            functools.partial(self._invoke, self._stub.ModelStreamInfer),
             self.address,
             requests_of(Ask(model, version, tuple(outputs), parameters), requests),
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
@@ -133,9 +140,10 @@ class InferenceClient:
         allowed_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             if model:
-                return bool(self._stub.ModelReady(pb.ModelReadyRequest(name=model), timeout=allowed_s).ready)
-            return bool(self._stub.ServerReady(pb.ServerReadyRequest(), timeout=allowed_s).ready)
-        except grpc.RpcError:
+                request = pb.ModelReadyRequest(name=model)
+                return bool(self._invoke(self._stub.ModelReady, request, timeout=allowed_s).ready)
+            return bool(self._invoke(self._stub.ServerReady, pb.ServerReadyRequest(), timeout=allowed_s).ready)
+        except (grpc.RpcError, Unavailable):
             return False
 
     def metadata(self, model: str, *, timeout_s: float | None = None) -> pb.ModelMetadataResponse:
@@ -150,8 +158,18 @@ class InferenceClient:
         return list(response.models)
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled, and later ones raise Unavailable."""
+        self._closed = True
         self._channel.close()
+
+    def _invoke(self, method: Callable[..., Any], request: Any, **options: Any) -> Any:
+        """Call a method of the stub once; raises Unavailable where this client is closed, which gRPC says with a ValueError."""
+        try:
+            return method(request, **options)
+        except ValueError:
+            if self._closed:
+                raise closed(self.address) from None
+            raise
 
     def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> tuple[Any, int]:
         """Call until it is answered, or trying again is over; returns the answer and the number of retries."""
@@ -159,7 +177,7 @@ class InferenceClient:
         end, retries = time.monotonic() + allowed_s, 0
         while True:
             try:
-                return method(request, timeout=max(0.0, end - time.monotonic())), retries
+                return self._invoke(method, request, timeout=max(0.0, end - time.monotonic())), retries
             except grpc.RpcError as caught:
                 error = as_error(self.address, caught, timeout_s=allowed_s, retries=retries)
             pause_s = self._retry.pause_s(error, retries, end - time.monotonic())

@@ -92,6 +92,18 @@ def error_of(code: str, message: str, *, retries: int = 0) -> RpcError:
     return KINDS.get(code, RpcError)(message, code, retries=retries)
 
 
+def check_address(address: str) -> str:
+    """Return the address of a server; raises InvalidRequest where it is empty: gRPC would take it, and log about it."""
+    if not address.strip():
+        raise error_of("INVALID_ARGUMENT", "the server's address is empty; give host:port")
+    return address
+
+
+def closed(address: str) -> RpcError:
+    """Return the error of a call of a client that was closed before."""
+    return error_of("UNAVAILABLE", f"this client of {address} was closed before the call; open a new one")
+
+
 def as_error(address: str, error: grpc.RpcError, *, timeout_s: float, retries: int = 0) -> RpcError:
     """Return what a call's grpc error means, as a sentence that names the server."""
     known = isinstance(error, grpc.Call | grpc.aio.AioRpcError)

@@ -208,6 +208,44 @@ def test_a_server_that_is_away_is_unavailable_and_not_ready() -> None:
             client.index()
 
 
+def use_closed_sync(use: Callable[[Any], Any]) -> Any:
+    client = InferenceClient(AWAY)
+    client.close()
+    return use(client)
+
+
+def use_closed_async(use: Callable[[Any], Any]) -> Any:
+    async def run() -> Any:
+        client = AsyncInferenceClient(AWAY)
+        await client.close()
+        used = use(client)
+        return [one async for one in used] if hasattr(used, "__aiter__") else await used
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("use_closed", [use_closed_sync, use_closed_async], ids=["sync", "aio"])
+def test_a_closed_client_says_that_it_is(use_closed: Callable[[Callable[[Any], Any]], Any]) -> None:
+    uses: tuple[Callable[[Any], Any], ...] = (
+        lambda client: client.infer("m", rows()),
+        lambda client: client.index(),
+        lambda client: (
+            list(client.stream("m", [rows()])) if isinstance(client, InferenceClient) else client.stream("m", [rows()])
+        ),
+    )
+    for use in uses:
+        with pytest.raises(Unavailable, match=r"this client of 127\.0\.0\.1:1 was closed before the call"):
+            use_closed(use)
+    assert use_closed(lambda client: client.ready()) is False
+
+
+@pytest.mark.parametrize("client", [InferenceClient, AsyncInferenceClient])
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_empty_address_is_refused_before_grpc_has_it(client: Any, address: str) -> None:
+    with pytest.raises(InvalidRequest, match="the server's address is empty; give host:port"):
+        client(address)
+
+
 class Describing(FakeTeacher):
     """Answers what is asked about models."""
 
