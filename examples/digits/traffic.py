@@ -99,7 +99,9 @@ def agreement(digits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def tell(report: dict) -> str:
     """Return the report in words."""
-    lines = [f"{report['requests']:,} requests, {report['failed']} failed, {report['versions']} student versions served"]
+    lines = [
+        f"{report['requests']:,} requests, {report['failed']} failed, {report['versions']} student versions served"
+    ]
     for name, words in (
         ("before_drift", "before the drift the service agreed with its teacher on"),
         ("online", "in the last quarter, all ten digits, it agreed on"),
