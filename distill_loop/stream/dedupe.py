@@ -3,7 +3,9 @@
 import collections
 from typing import Any, Literal
 
-Fate = Literal["learned", "held_out"]
+Fate = Literal["learned", "held_out", "dead"]
+#: A fate's place is its number in a checkpoint.
+FATES: tuple[Fate, ...] = ("learned", "held_out", "dead")
 ID_BYTES = 16
 
 
@@ -38,13 +40,13 @@ class Dedupe:
         """Return the window as two byte strings."""
         return {
             "ids": b"".join(self._fates),
-            "held_out": bytes(fate == "held_out" for fate in self._fates.values()),
+            "fates": bytes(FATES.index(fate) for fate in self._fates.values()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` described."""
         ids = state["ids"]
         self._fates = collections.OrderedDict(
-            (ids[place * ID_BYTES : (place + 1) * ID_BYTES], "held_out" if held_out else "learned")
-            for place, held_out in enumerate(state["held_out"])
+            (ids[place * ID_BYTES : (place + 1) * ID_BYTES], FATES[number])
+            for place, number in enumerate(state["fates"])
         )

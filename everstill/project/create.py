@@ -1,7 +1,7 @@
 """`everstill init`: asks the teacher what it is, says what doesn't fit, writes the folder, and tries the student once.
 
 Decides the order: nothing is written before the teacher fits, nothing that is there is overwritten, and what was written is taken
-away again where the student can't be built. Runs rooms as processes; main thread.
+away again where the student can't be built, or on Ctrl-C. Runs rooms as processes; main thread.
 """
 
 import contextlib
@@ -61,13 +61,13 @@ def create(wish: Wish) -> dict[str, Any]:
     plan = _plan(wish, name, student, first_version)
     files = render(plan, with_student=with_student)
     made = not wish.folder.exists()
-    _write(wish.folder, files)
-    try:
+    written: list[str] = []
+    with contextlib.ExitStack() as undo:  # whatever ends it, Ctrl-C too: what stays would be "there already" next time
+        undo.callback(_take_away, wish.folder, written, made)
+        _write(wish.folder, files, written)
         load(wish.folder / "everstill.toml", EverstillSettings)
         tried = _try_student(wish)
-    except EverstillError:
-        _take_away(wish.folder, files, made)
-        raise
+        undo.pop_all()
     return {
         "folder": str(wish.folder),
         "files": sorted(files),
@@ -244,11 +244,13 @@ def _try_student(wish: Wish) -> dict[str, Any]:
     return rooms.check_student(wish.folder / "everstill.toml", None)
 
 
-def _write(folder: pathlib.Path, files: dict[str, str]) -> None:
+def _write(folder: pathlib.Path, files: dict[str, str], written: list[str]) -> None:
+    """Write files that aren't there yet, and note in `written` each one that now is."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             with (folder / name).open("x", encoding="utf-8") as file:
+                written.append(name)
                 file.write(text)
     except OSError as error:
         raise UnavailableError(
@@ -256,8 +258,8 @@ def _write(folder: pathlib.Path, files: dict[str, str]) -> None:
         ) from None
 
 
-def _take_away(folder: pathlib.Path, files: dict[str, str], made: bool) -> None:
-    for name in files:
+def _take_away(folder: pathlib.Path, written: list[str], made: bool) -> None:
+    for name in written:
         (folder / name).unlink(missing_ok=True)
     if made:
         with contextlib.suppress(OSError):  # a cache of the student's module may lie there

@@ -19,8 +19,10 @@ from distill_loop.learner.pair import TrainingPair
 from distill_loop.progress import Progress
 from distill_loop.stream.consumer import EmbeddedConsumer
 from distill_loop.stream.dead_letter import DeadLetters
-from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.dedupe import ID_BYTES, Dedupe, Fate
 from protos import records_pb2 as records
+from protos.errors import FormatError
+from protos.records import ARM_UNIFORM
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS
 from registry.config import ModelSection, TensorSpec
@@ -38,9 +40,11 @@ class NotingLearner:
         self._progress = progress
         self.pairs: list[TrainingPair] = []
         self.judged_before: list[int] = []
+        self.raises = False
 
     def observe(self, pair: TrainingPair) -> Literal["learned", "held_out"]:
         """Take a pair in."""
+        self.logits(pair.inputs)
         trial = self._progress.trial
         self.pairs.append(pair)
         self.judged_before.append(trial.certain().total if trial else 0)
@@ -50,7 +54,9 @@ class NotingLearner:
         """Take no steps."""
 
     def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Answer class 1, whatever is asked."""
+        """Answer class 1, whatever is asked, or raise as a module of the user's may."""
+        if self.raises:
+            raise FormatError("the student raises KeyError on these inputs")
         return np.eye(NUM_CLASSES, dtype=np.float32)[1:2]
 
 
@@ -191,6 +197,39 @@ def test_a_record_is_judged_before_the_learner_sees_it(room: IntakeUnderTest) ->
 
     assert room.learner.judged_before == [1, 2, 3, 4, 5]
     assert room.progress.trial.count("win") == 5
+
+
+def test_a_student_that_raises_loses_no_answer_of_the_teacher_and_counts_none_twice(room: IntakeUnderTest) -> None:
+    room.learner.raises = True
+    room.progress.live = "a" * 64
+    trial = room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    batch, pairs = make_trial_rows("t-1", 1, 0)
+    pairs[0].arms.add(arm=ARM_UNIFORM, probability=0.2)  # one pair for both arms
+    pairs[0].student.CopyFrom(make_pair(0, student_label=0).student)
+    pairs[0].student.version = "a" * 12
+
+    for _ in range(2):
+        room.writer.trial(batch, pairs)
+        room.intake.read()
+
+    assert (trial.count("win"), trial.count("pending")) == (1, 0)
+    assert (room.progress.dead, room.progress.repeats, len(room.dead_letters())) == (1, 1, 1)
+    estimate = room.agreement.estimate()
+    assert estimate is not None
+    assert estimate.num == 1
+    assert room.promise.outlook("a" * 12).num == 0
+
+
+def test_a_dead_record_is_known_after_a_restart() -> None:
+    dedupe = Dedupe(10)
+    fates: list[Fate] = ["learned", "held_out", "dead"]
+    for number, fate in enumerate(fates):
+        dedupe.note(bytes([number]) * ID_BYTES, fate)
+
+    restarted = Dedupe(10)
+    restarted.load_state_dict(dedupe.state_dict())
+
+    assert [restarted.records(fate) for fate in fates] == [{bytes([number]) * ID_BYTES} for number in range(3)]
 
 
 def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -> None:
