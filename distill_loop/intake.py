@@ -97,6 +97,8 @@ class Intake:
             except FormatError as error:
                 alone = records.PairBatch(pairs=[pair]).SerializeToString()
                 self._bury(Message(message.kind, message.partition, message.offset, message.headers, alone), str(error))
+                if len(pair.record_id) == ID_BYTES:
+                    self._dedupe.note(pair.record_id, "dead")  # the gate may have counted it
 
     def _take_trial_rows(self, batch: records.TrialBatch) -> None:
         trial = self._progress.trial
@@ -127,14 +129,14 @@ class Intake:
             self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)
 
     def _judge(self, pair: records.LogitPair, training: TrainingPair) -> None:
+        """Let the gate count a pair. Nothing in it that can't be read is counted in part, and the learner has no say."""
         teacher_class = training.teacher_class
         uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), None)
+        served_right = None
         if uniform is not None and pair.HasField("student"):
             if not MIN_PROBABILITY <= uniform <= 1:
                 raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
             served_right = _top(from_record(pair.student.logits)) == teacher_class
-            self._agreement.observe(served_right, uniform)
-            self._compare(pair.student.version, training, served_right)
         trial = self._progress.trial
         if trial is not None and pair.trial.trial_id == trial.identity.trial_id:
             trial.add_answer(
@@ -145,12 +147,18 @@ class Intake:
                 candidate_class=pair.trial.candidate_class,
                 teacher_class=teacher_class,
             )
+        if uniform is not None and served_right is not None:
+            self._agreement.observe(served_right, uniform)
+            self._compare(pair.student.version, training, served_right)
 
     def _compare(self, version: str, training: TrainingPair, served_right: bool) -> None:
-        """Have the learner answer a fresh pair too, where the version that is live now answered it."""
+        """Have the learner answer a fresh pair too, where the version that is live now answered it; one that can't has no opinion."""
         if self._progress.live is None or version != version_of(self._progress.live):
             return
-        learner_right = _top(self._learner.logits(training.inputs)) == training.teacher_class
+        try:
+            learner_right = _top(self._learner.logits(training.inputs)) == training.teacher_class
+        except FormatError:
+            return  # it will refuse the pair, and say why
         self._promise.observe(version, learner_right=learner_right, served_right=served_right)
 
     def _check_inputs(self, pair: TrainingPair) -> None:

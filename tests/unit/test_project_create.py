@@ -15,7 +15,7 @@ from everstill.project import create as project
 from everstill.project.create import Wish, create, render_report
 from everstill.project.files import Plan, render
 from everstill.project.fit import Fit
-from protos.errors import ConfigurationError, ConflictError
+from protos.errors import ConfigurationError, ConflictError, UnavailableError
 from protos.tensors import BYTES
 from registry.config import TensorSpec, load
 from tests.support.teachers import FakeTeacher, serving
@@ -31,7 +31,7 @@ class FakeRooms:
     def __init__(self, **description: Any) -> None:
         self.description = {"inputs": [X], "outputs": [LOGITS], "labels": list(LABELS), "sha256": "0", **description}
         self.asked: list[tuple[str, ...]] = []
-        self.refusal: Exception | None = None
+        self.refusal: BaseException | None = None
 
     def __call__(self, module: str, *arguments: str) -> dict[str, Any]:
         self.asked.append((module, *arguments))
@@ -133,6 +133,30 @@ def test_a_student_that_cannot_be_built_leaves_nothing(
     with pytest.raises(ConfigurationError, match="no built-in student reads"):
         create(Wish(tmp_path / "service", teacher=onnx))
     assert not (tmp_path / "service").exists()
+
+
+def test_ctrl_c_during_the_check_leaves_nothing(tmp_path: pathlib.Path, fake_rooms: FakeRooms, onnx: str) -> None:
+    fake_rooms.refusal = KeyboardInterrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        create(Wish(tmp_path / "service", teacher=onnx))
+    assert not (tmp_path / "service").exists()
+
+    fake_rooms.refusal = None
+    assert create(Wish(tmp_path / "service", teacher=onnx))["student"]["chosen"] == "auto"
+
+
+def test_a_file_that_cannot_be_written_takes_the_others_with_it_and_no_one_else_s(
+    tmp_path: pathlib.Path, fake_rooms: FakeRooms, onnx: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        project, "_refuse_to_overwrite", lambda folder, module: None
+    )  # somebody was quicker than the check
+    (tmp_path / "README.md").write_text("mine")
+
+    with pytest.raises(UnavailableError, match=r"cannot write .*README\.md"):
+        create(Wish(tmp_path, teacher=onnx, name="m"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "teacher.onnx"]
 
 
 def test_an_onnx_file_as_student_is_the_first_version(tmp_path: pathlib.Path, fake_rooms: FakeRooms, onnx: str) -> None:
