@@ -4,6 +4,7 @@ Decides nothing but their place; the last writer wins, and nothing reads them to
 """
 
 import json
+import platform
 import time
 from typing import Any
 
@@ -11,8 +12,8 @@ from registry.store import NotFound, ObjectStore
 
 
 def write_status(store: ObjectStore, model: str, process_id: str, body: dict[str, Any]) -> None:
-    """Write a process's status with the present time."""
-    data = json.dumps({**body, "time_unix_s": time.time()}).encode()
+    """Write a process's status with this machine's name and the present time."""
+    data = json.dumps({**body, "machine": platform.node(), "time_unix_s": time.time()}).encode()
     store.put(f"models/{model}/status/{process_id}.json", data)
 
 

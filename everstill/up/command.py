@@ -15,6 +15,7 @@ from everstill.options import ConfigOption, config_path, models_of
 from everstill.project.files import example_call
 from everstill.stack import Stack, last_line
 from everstill.up.display import Display
+from everstill.up.lock import only_one
 from everstill.up.news import News
 from everstill.up.service import Service, refuse_second
 from protos.errors import ConfigurationError, UnavailableError
@@ -47,7 +48,7 @@ def up(
     signal.signal(signal.SIGTERM, _interrupt)
     folder = next(iter(models.values())).stream.path.parent
     code = 0
-    with Display(as_json=json_output, several=len(models) > 1) as display:
+    with Display(as_json=json_output, several=len(models) > 1) as display, only_one(folder / "logs"):
         refuse_second(models)
         if check:
             _check(models, display)

@@ -7,6 +7,7 @@ it is given stops them, the last started first: the gateway drains while its tea
 import contextlib
 import os
 import pathlib
+import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,9 +27,12 @@ Say = Callable[..., None]
 
 
 def refuse_second(models: Mapping[str, EverstillSettings]) -> None:
-    """Raise ConflictError where a gateway or loop of this configuration runs already."""
+    """Raise ConflictError where a gateway or loop of this configuration runs here already.
+
+    One on another machine isn't judged: its process number says nothing here. A loop's lease and ports do, later.
+    """
     for status in statuses(models):
-        if running(status) and _lives(status.get("pid")):
+        if running(status) and status.get("machine") in (None, platform.node()) and _lives(status.get("pid")):
             raise ConflictError(
                 f"a {status['process']} of this configuration runs already (pid {status['pid']})",
                 fix="Stop it first; everstill status shows what it does",

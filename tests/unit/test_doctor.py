@@ -105,12 +105,15 @@ def test_a_port_that_our_own_gateway_holds_is_fine(folder: pathlib.Path) -> None
 
 
 def test_two_settings_with_one_port_are_named(folder: pathlib.Path) -> None:
-    (folder / "everstill.toml").write_text("[gateway]\nport = 8001\nmetrics_port = 8001\n[teacher_server]\nport = 0\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    both = f"[gateway]\nport = {port}\nmetrics_port = {port}\n[loop]\nmetrics_port = 0\n[teacher_server]\nport = 0\n"
+    (folder / "everstill.toml").write_text(both)
 
     code, checks = doctor(folder)
 
     assert code == 2
-    assert "gateway.metrics_port and gateway.port are the same" in checks["port 8001"]["found"]
+    assert "gateway.metrics_port and gateway.port are the same" in checks[f"port {port}"]["found"]
 
 
 def test_a_damaged_stream_is_told_with_the_way_out(folder: pathlib.Path) -> None:

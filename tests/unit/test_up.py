@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pathlib
+import platform
+import signal
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from everstill.doctor.check import fail, ok
 from everstill.stack import Stack, last_line
 from everstill.up import command
 from everstill.up.display import Display
-from everstill.up.news import News, sentence
+from everstill.up.lock import only_one
+from everstill.up.news import News, describe, sentence
 from everstill.up.service import Service, refuse_second
 from protos.errors import ConfigurationError, ConflictError, UnavailableError
 from registry.config import load_models
@@ -22,7 +25,7 @@ from registry.ledger import Ledger
 from registry.pointers import Pointers, Trial
 from registry.status import write_status
 from registry.store import open_store
-from tests.support.in_process import two_versions
+from tests.support.in_process import everstill, two_versions
 
 STATE: dict[str, Any] = {
     "event": "state", "model": "m", "live": None, "passes_through": True, "agreement": None, "pairs": 12, "pairs_needed": 256,
@@ -128,6 +131,51 @@ def test_a_second_service_of_one_configuration_is_refused(models: dict[str, Ever
 
     with pytest.raises(ConflictError, match=rf"a gateway .* runs already \(pid {os.getpid()}\)"):
         refuse_second(models)
+
+
+def test_a_process_of_another_machine_is_not_taken_for_one_here(
+    models: dict[str, EverstillSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(models["filetypes"].registry.url)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(platform, "node", lambda: "another")
+        write_status(store, "filetypes", "gateway-1", {"process": "gateway", "pid": os.getpid()})
+
+    refuse_second(models)  # its number is that of a process here
+
+
+def test_a_second_up_is_refused_before_it_touches_anything(
+    models: dict[str, EverstillSettings], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = models["filetypes"].stream.path.parent / "logs"
+    with only_one(logs):
+        (logs / "gateway.log").write_text("the first's")
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # this process is the test's
+        done = everstill("up", "--no-check", cwd=tmp_path)
+
+        assert done.returncode == 5
+        assert f"runs already (pid {os.getpid()})" in done.stderr
+        assert sorted(path.name for path in logs.iterdir()) == ["gateway.log", "up.lock"]
+    with only_one(logs):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("evidence", "text"),
+    [
+        ({"source": "file", "file": "mine.onnx"}, f"first version {'d' * 12}, from mine.onnx"),
+        ({"pairs": 256}, f"first version {'d' * 12}, from 256 teacher answers"),
+    ],
+)
+def test_a_first_version_names_what_it_is_from(
+    evidence: dict[str, Any], text: str, models: dict[str, EverstillSettings]
+) -> None:
+    ledger = Ledger(open_store(models["filetypes"].registry.url), "other")
+    line = ledger.append(
+        kind="bootstrap", trial_id="bootstrap", digest="d" * 64, previous_digest=None, evidence=evidence, actor="test"
+    )
+
+    assert describe(line) == text
 
 
 def test_several_teachers_of_ours_need_ports_of_their_own(tmp_path: pathlib.Path) -> None:
