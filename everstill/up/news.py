@@ -125,6 +125,8 @@ def sentence(state: dict[str, Any]) -> str:
 def describe(line: Line) -> str:
     """Return a ledger line as a sentence with its evidence."""
     evidence, version = line.evidence, version_of(line.digest)
+    if line.kind == "bootstrap" and evidence.get("source") == "file":
+        return f"first version {version}, from {evidence.get('file', 'a file')}"
     if line.kind == "bootstrap":
         return f"first version {version}, from {evidence.get('pairs', 0)} teacher answers"
     verdict = {"promote": f"{version} promoted", "reject": f"{version} rejected"}.get(
