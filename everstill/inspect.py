@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from everstill.config import EverstillSettings
-from everstill.metrics import traffic
+from everstill.metrics import Traffic, traffic
 from protos.errors import EverstillError, UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger
@@ -58,9 +58,9 @@ def _traffic(model: str, processes: dict[str, dict[str, Any]]) -> dict[str, Any]
             counted = traffic(process["metrics_address"], model)
             if counted is not None:
                 rows, asked, answered = rows + counted.rows, asked + counted.asked, True
-    return (
-        {"rows": rows, "asked": asked, "teacher_share": min(1.0, asked / rows) if rows else None} if answered else None
-    )
+    if not answered:
+        return None
+    return {"rows": rows, "asked": asked, "teacher_share": Traffic(rows, asked).teacher_share}
 
 
 def is_running(process: dict[str, Any]) -> bool:

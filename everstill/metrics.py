@@ -25,8 +25,11 @@ class Traffic:
 
     @property
     def teacher_share(self) -> float | None:
-        """Share of the rows that the teacher was asked about; None before the first."""
-        return min(1.0, self.asked / self.rows) if self.rows else None  # a row may be asked about before it is answered
+        """Share of the rows that the teacher was asked about; None before the first.
+
+        Not cut at 1: retries, and rows asked about before they are answered, may pass it, and are to be seen.
+        """
+        return self.asked / self.rows if self.rows else None
 
 
 def traffic(address: str, model: str) -> Traffic | None:

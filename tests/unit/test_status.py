@@ -132,6 +132,20 @@ def test_the_teacher_s_share_is_read_from_the_running_gateway(folder: pathlib.Pa
     assert "100 rows answered, teacher asked about 12, 12.0%" in text
 
 
+def test_a_teacher_asked_more_often_than_rows_came_is_seen(folder: pathlib.Path) -> None:
+    page = (
+        'everstill_gateway_rows_total{model="filetypes",version="v1"} 80.0\n'
+        'everstill_shadow_teacher_rows_total{model="filetypes"} 100.0\n'
+    )
+    with metrics_page(page) as address:
+        store = open_store(str(folder / "registry"))
+        write_status(store, "filetypes", "gateway-1", {"process": "gateway", "metrics_address": address})
+
+        body = json.loads(everstill("status", "--json", cwd=folder).stdout)
+
+    assert body["traffic"] == {"rows": 80, "asked": 100, "teacher_share": 1.25}
+
+
 @contextlib.contextmanager
 def metrics_page(text: str) -> Iterator[str]:
     """Serve one page and return its address."""
