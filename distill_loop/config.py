@@ -81,7 +81,7 @@ class GateSection(Section):
 
     alpha: float = Field(
         0.01,
-        description="Error rate per refresh: probability of ever promoting a student that is no better.",
+        description="Error rate per trial opened: probability of ever promoting a student that is no better.",
         gt=0,
         lt=1,
     )

@@ -156,6 +156,10 @@ class Desk:
         )
 
     def _is_overtaken(self, trial: TrialState) -> bool:
+        """Ask, once per cut's worth of pairs, whether the open trial should make room."""
+        if self._progress.learned - self._progress.asked_at < self._release.cut_every_pairs:
+            return False
+        self._progress.asked_at = self._progress.learned
         fresh = self._promise.outlook(version_of(trial.identity.incumbent))
         return is_overtaken(self._rule, trial.certain(), fresh)
 

@@ -11,8 +11,8 @@ class Progress:
     """What has been done with the stream so far.
 
     Pairs: read = learned + held_out + repeats + dead. steps_due: optimizer steps that new pairs have earned and that were not
-    taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. live: digest of the
-    version that the ledger made live.
+    taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
+    that were learned when a trial was last asked to make room. live: digest of the version that the ledger made live.
     """
 
     read: int = 0
@@ -22,6 +22,7 @@ class Progress:
     dead: int = 0
     steps_due: float = 0.0
     pairs_since_cut: int = 0
+    asked_at: int = 0
     cuts: int = 0
     unpromising: int = 0
     live: str | None = None

@@ -15,6 +15,8 @@ from distill_loop.gates.verdict import Rule
 
 #: Newest fresh pairs that count, and below how many rows in all no opinion is had.
 FRESH_ROWS, LEAST_ROWS = 64, 16
+#: Standard deviations taken off the learner's wins before an open trial makes room: with fewer, chance often looks like an advance.
+CAUTION = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +40,14 @@ def is_overtaken(rule: Rule, certain: Counters, fresh: Outlook) -> bool:
     """Whether an open trial should make room: one of the student as it is now is expected to be decided in less than half the
     requests that the open one still takes.
 
-    Both are projected at their present rates; of the new one's wins a standard deviation is taken off. Ending a trial without a
-    promotion costs the guarantee nothing.
+    Both are projected at their present rates; of the new one's wins two standard deviations are taken off. Ask seldom: each time is
+    another chance to be wrong. That costs time, not the guarantee.
 
     Args:
         certain: the open trial's rows whose outcome is known; answers that are late say nothing against it.
         fresh: the learner against the served student since not long ago.
     """
-    wins = fresh.wins - math.sqrt(fresh.wins + fresh.losses)
+    wins = fresh.wins - CAUTION * math.sqrt(fresh.wins + fresh.losses)
     if fresh.num < LEAST_ROWS or wins <= fresh.losses:
         return False
     needed = requests_needed(Counters(int(wins), fresh.losses, fresh.num), -rule.margin, rule.alpha)

@@ -69,6 +69,8 @@ def test_a_trial_that_a_drift_overtook_makes_room_for_the_student_as_it_is_now(f
     for number in range(100):  # traffic on which the two students agree
         first.add_row(number.to_bytes(16, "little"), number.to_bytes(16, "big"), time.time_ns(), agree=True)
 
+    assert not room.desk.cut_due()  # it is asked once per cut's worth of pairs
+    room.take(range(140, 164), turned=1, steps=0)
     assert room.desk.cut_due()
     assert room.cut()["outcome"] == "on trial"
     line = room.office.ledger.find(first.identity.trial_id)
