@@ -15,6 +15,7 @@ import sysconfig
 import venv
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,6 +43,7 @@ COMMANDS = (
     "show",
     "config",
 )
+PORTS = ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "LOOP__METRICS_PORT", "TEACHER_SERVER__PORT")
 #: Asks every command for its help in one process.
 ASK_HELP = """
 import sys
@@ -111,10 +113,11 @@ def call(command: Sequence[str], cwd: pathlib.Path = ROOT) -> str:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment without what would lead to the checkout."""
-    return {
+    """Return the environment without what would lead to the checkout, and on ports that nobody else can hold."""
+    kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COVERAGE_", "VIRTUAL_ENV"))
     }
+    return kept | {f"EVERSTILL_{name}": "0" for name in PORTS}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +160,23 @@ def test_a_service_is_written_checked_and_judged(installed: Installed) -> None:
     (installed.folder / "teacher.onnx").write_bytes(build_onnx((INPUT,), 3, winner=2, scale=1.0))
 
     report = json.loads(
-        installed.run("init", "tiny", "--teacher", "teacher.onnx", "--student", "student:build", "--no-check", "--json")
+        installed.run("init", "tiny", "--teacher", "teacher.onnx", "--student", "student:build", "--json")
     )
+    python = [str(installed.bin / "python"), "-m", "distill_loop.app", "--check", "--config", "tiny/everstill.toml"]
+    with ThreadPoolExecutor() as pool:  # side by side: each builds the student anew, which takes seconds
+        doctor = pool.submit(installed.run, "doctor", "--config", "tiny/everstill.toml", "--json")
+        checked = json.loads(call(python, cwd=installed.folder))
+        examined = json.loads(doctor.result())
     config = json.loads(installed.run("config", "--config", "tiny/everstill.toml"))
     verdict = json.loads(installed.run("gate", "--wins", "60", "--losses", "10", "--total", "300", "--json"))
 
     assert report["files"] == [".gitignore", "README.md", "everstill.toml", "student.py"]
+    # The student was built, run and exported by the wheel's own code.
+    assert report["student"]["parameters"] == checked["parameters"] > 0
+    assert examined["ok"]
+    assert {"teacher of tiny", "student of tiny"} <= {
+        one["about"] for one in examined["checks"] if one["state"] == "ok"
+    }
     assert config["model"]["num_classes"] == 3
     assert verdict["verdict"] == "PASS"
 
@@ -181,6 +195,7 @@ def test_a_gateway_starts_and_answers(installed: Installed) -> None:
     try:
         wait_for(lambda: status.exists() and json.loads(status.read_text())["live"], deadline_s=60, what="the gateway")
         answered = call([str(installed.bin / "everstill"), "infer", str(requests(folder))], cwd=folder)
+        shown = json.loads(call([str(installed.bin / "everstill"), "status", "--json"], cwd=folder))
         with InferenceClient(json.loads(status.read_text())["address"]) as client:
             assert client.ready("tiny")
     finally:
@@ -188,6 +203,8 @@ def test_a_gateway_starts_and_answers(installed: Installed) -> None:
         assert process.wait(30) == 0
 
     assert json.loads(answered)["top"][0]["class"] == 1
+    assert (shown["model"], shown["live"]) == ("tiny", digest[:12])
+    assert shown["processes"]["gateway-1"]["live"] == digest[:12]
 
 
 def requests(folder: pathlib.Path) -> pathlib.Path:
