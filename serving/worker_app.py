@@ -23,7 +23,7 @@ from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
 from serving.gateway.refusal import Refusal
 from serving.gateway.server import CallersServer
-from serving.gateway.servicer import ServedModel, Servicer, Student
+from serving.gateway.servicer import OPERATORS_FIX, ServedModel, Servicer, Student, teacher_away
 from serving.shadow.capture import Capture
 from serving.shadow.ring import Ring
 from serving.shadow.rings import folder_of, path_of
@@ -31,7 +31,7 @@ from serving.student.batcher import Batcher, DeadlinePassed
 from serving.student.loader import CACHED_VERSIONS, Loader
 from serving.student.session import InputRefused, OutOfMemory
 from serving.student.slot import NoVersion, Slot
-from serving.teacher.client import TeacherAnswer, TeacherClient
+from serving.teacher.client import TeacherAnswer, TeacherClient, TeacherRefused, TeacherUnavailable, TimeTooShort
 
 
 class ServedHere:
@@ -65,6 +65,7 @@ class ServedHere:
             capture=self.capture.offer,
             ask_teacher=self._ask_teacher if self._teacher else None,
             teacher_kind=settings.teacher.kind,
+            no_teacher_answer=refusal_of_teacher,
         )
 
     def follow(self, wish: dict[str, Any], emit: Callable[..., None]) -> bool:
@@ -182,3 +183,20 @@ def refusal_of(error: EverstillError) -> Refusal:
         return Refusal("RESOURCE_EXHAUSTED", "out_of_memory", error.message, fix=error.fix)
     structlog.get_logger().error("the student failed on a request", error=str(error))
     return Refusal("INTERNAL", "student_failed", "the student failed on this request; the gateway's log says why")
+
+
+def refusal_of_teacher(error: EverstillError) -> Refusal:
+    """What a caller is told when the teacher gave no answer; what the teacher said, and where it lives, is for the log."""
+    if isinstance(error, TimeTooShort):
+        return Refusal("DEADLINE_EXCEEDED", "deadline", error.message, fix=error.fix)
+    log = structlog.get_logger()
+    if isinstance(error, TeacherRefused):
+        log.warning("the teacher didn't answer a caller's request", of_values=error.of_values, error=str(error))
+        if error.of_values:
+            message = "there is no student version yet and the teacher refuses these values"
+            return Refusal("INVALID_ARGUMENT", "teacher_refused", message, fix="Send values that the model is made for")
+        message = "there is no student version yet and the teacher's answer is not what this gateway is set up for"
+        return Refusal("UNAVAILABLE", "teacher_wrong", message, fix=OPERATORS_FIX)
+    if not isinstance(error, TeacherUnavailable) or error.attempts:  # an open breaker was told when it opened
+        log.warning("the teacher is away", error=str(error))
+    return teacher_away()

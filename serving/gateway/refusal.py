@@ -1,10 +1,10 @@
 """Why a request gets no answer: each refusal has a gRPC status that a caller can act on, a reason that is counted, a sentence.
 
 Refusal
- +- INVALID_ARGUMENT   the request is wrong, or the student can't answer its values: mend it
+ +- INVALID_ARGUMENT   the request is wrong, or student or teacher can't answer its values: mend it
  +- NOT_FOUND          no such model or version here
  +- RESOURCE_EXHAUSTED too large, or too many at once: send less or later
- +- DEADLINE_EXCEEDED  the caller's time was up before the student ran
+ +- DEADLINE_EXCEEDED  the caller's time was up before the student ran, or the teacher answered
  +- UNAVAILABLE        no version yet, or the process is stopping: try again
  +- UNIMPLEMENTED      a call that this gateway never answers
  +- INTERNAL           a bug of the gateway or of the version; docs/protocol.md has the table of all reasons

@@ -32,6 +32,8 @@ from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
 TEACHER_VERSION = "teacher"
 #: Time that a pass-through call without a deadline may take, in seconds.
 PASS_THROUGH_TIMEOUT_S = 10.0
+#: What mends `teacher_wrong`: nothing that a caller can send.
+OPERATORS_FIX = "Whoever runs this gateway must correct [teacher] or [model] in its configuration"
 #: A probability below this counts as this much when it becomes a logit.
 LEAST_PROBABILITY = 1e-12
 
@@ -92,6 +94,7 @@ class ServedModel:
         capture: told about every answered request; must neither raise nor wait.
         ask_teacher: (inputs, timeout_s) -> answer while there is no version, or None where that is off.
         teacher_kind: what the teacher's output is; callers get logits whoever answers.
+        no_teacher_answer: maps an error of `ask_teacher` to a refusal, which quotes nothing that the teacher said.
     """
 
     settings: ModelSection
@@ -99,6 +102,7 @@ class ServedModel:
     capture: Callable[[Served], None]
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None
     teacher_kind: Literal["logits", "probabilities"] = "probabilities"
+    no_teacher_answer: Callable[[EverstillError], Refusal] = lambda error: teacher_away()
 
     @property
     def ready(self) -> bool:
@@ -261,9 +265,7 @@ def _pass_through(
     try:
         answer = model.ask_teacher(inputs, timeout_s)
     except EverstillError as error:
-        raise Refusal(
-            "UNAVAILABLE", "teacher_away", f"there is no student version yet and {error.message}", fix="Try again"
-        ) from None
+        raise model.no_teacher_answer(error) from None
     return Served(record_id, inputs, "", None, 0.0, answer.output_BC, answer.version, answer.latency_s, parameters)
 
 
@@ -276,12 +278,18 @@ def _logits_of(model: ServedModel, served: Served) -> Array:
             "UNAVAILABLE",
             "teacher_wrong",
             f"the teacher answered with {output_BC.shape[1]} classes, the model has {model.settings.num_classes}",
-            fix="Correct [teacher] or [model] in the gateway's configuration",
+            fix=OPERATORS_FIX,
         )
     if model.teacher_kind == "logits":
         return output_BC
     logits_BC: Array = np.log(np.clip(output_BC, LEAST_PROBABILITY, None))
     return logits_BC
+
+
+def teacher_away() -> Refusal:
+    """Return the refusal of a request that the teacher didn't answer, where no version serves yet."""
+    message = "there is no student version yet and the teacher gave no answer"
+    return Refusal("UNAVAILABLE", "teacher_away", message, fix="Try again")
 
 
 def _student_only(name: str) -> Refusal:

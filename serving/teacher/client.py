@@ -41,6 +41,10 @@ KEPT = {
 }
 
 
+#: What a teacher says of a request whose values it doesn't take.
+OF_THE_VALUES = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
+
+
 class TeacherUnavailable(UnavailableError):
     """No answer: away, too slow, or the breaker is open. `attempts` is the number of calls made."""
 
@@ -49,14 +53,26 @@ class TeacherUnavailable(UnavailableError):
         self.attempts = attempts
 
 
-class TeacherRefused(EverstillError):
-    """The teacher says that this request is wrong; asking again won't help. `attempts` is the number of calls made."""
+class TimeTooShort(EverstillError):
+    """No answer within a time that is shorter than the teacher is allowed: that says nothing about the teacher."""
 
-    def __init__(self, message: str, attempts: int) -> None:
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the teacher gave no answer within {max(0.0, timeout_s):.3g} s", fix="Allow more time")
+
+
+class TeacherRefused(EverstillError):
+    """The teacher says that this request is wrong; asking again won't help. `attempts` is the number of calls made.
+
+    Args:
+        of_values: whether the teacher said so of the values; else it or the configuration is wrong.
+    """
+
+    def __init__(self, message: str, attempts: int, *, of_values: bool = False) -> None:
         super().__init__(
             message, fix="Compare [teacher] and [model] in the configuration with what the teacher takes and gives"
         )
         self.attempts = attempts
+        self.of_values = of_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +116,15 @@ class TeacherClient:
         Every attempt that the breaker allows ends in exactly one word to it, else a half-open breaker would wait for ever.
 
         Args:
-            timeout_s: deadline of one attempt; the configured one where None.
+            timeout_s: deadline of one attempt; the configured one where None. A shorter one that passes is no failure of
+                the teacher: few impatient callers must not open the breaker for all.
             attempts: most calls to make; the configured number where None.
             before_attempt: asked before each call; False means that the budget doesn't allow it.
 
         Raises:
             TeacherUnavailable: no answer; the samples are kept for later.
             TeacherRefused: the teacher doesn't take such inputs, or its answer is not what [teacher] declares.
+            TimeTooShort: `timeout_s` passed, and is shorter than the configured deadline.
         """
         names = self._settings.inputs
         renamed = {teachers: array for name, array in inputs.items() if (teachers := names.get(name, name))}
@@ -128,6 +146,9 @@ class TeacherClient:
             try:
                 response = self._stub.ModelInfer(request, timeout=timeout_s)
             except grpc.RpcError as error:
+                if timeout_s < self._settings.timeout_s and code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self.breaker.abandoned()
+                    raise TimeTooShort(timeout_s) from None
                 reason = self._note_failure(error, made)
                 continue
             except ValueError:  # what gRPC says of a closed channel
@@ -174,7 +195,7 @@ class TeacherClient:
         Raises:
             TeacherUnavailable: it would fail again at once. TeacherRefused: it would always fail.
         """
-        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+        code = code_of(error)
         details = error.details() if isinstance(error, grpc.Call) else str(error)
         if code in RETRIED:
             self.breaker.failed()
@@ -183,4 +204,10 @@ class TeacherClient:
             self.breaker.failed()
             raise TeacherUnavailable(f"the teacher at {self._settings.address} said {code.name}: {details}", made)
         self.breaker.succeeded()
-        raise TeacherRefused(f"the teacher at {self._settings.address} refused: {code.name}: {details}", made) from None
+        message = f"the teacher at {self._settings.address} refused: {code.name}: {details}"
+        raise TeacherRefused(message, made, of_values=code in OF_THE_VALUES) from None
+
+
+def code_of(error: grpc.RpcError) -> grpc.StatusCode:
+    """Return the status of a failed call."""
+    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN

@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
+from protos.errors import EverstillError
+from protos.tensors import Array
 from registry.config import ModelSection, TensorSpec
 from serving.rpc.convert import infer_request, read_outputs, read_parameters
+from serving.teacher.client import TeacherAnswer, TeacherRefused, TeacherUnavailable, TimeTooShort
 from tests.support.bad_requests import CASES, LIMIT
 from tests.support.callers import Callers, FakeSession, callers, count, good_inputs, refused
 from tests.support.kinds import KINDS, kinds_graph, session_of
@@ -21,6 +24,28 @@ SERVICE = "/inference.GRPCInferenceService/"
 WIDE = ModelSection(name="wide", inputs=(TensorSpec(name="x", datatype="INT8", shape=(-1, 1)),), num_classes=100)
 #: What a caller must never see: where this program lies, or how it failed inside.
 INSIDE = re.compile(r"Traceback|\.py\b|\.cc\b|\.h:|/\w+/|Exception|Error\(|object at 0x")
+
+
+#: Reasons that are found after validation.
+LATE = {"deadline", "student_refused"}
+#: What a teacher may say of a request, and callers must not hear.
+TRACEBACK = 'the teacher at 10.0.0.7:8101 refused: Traceback ... File "/opt/mlserver/runtime.py"'
+#: How asking the teacher fails, and what the caller is told.
+TEACHERS_ERRORS = [
+    (TeacherRefused(TRACEBACK, 1, of_values=True), "INVALID_ARGUMENT", "teacher_refused", "Send values"),
+    (TeacherRefused(TRACEBACK, 1), "UNAVAILABLE", "teacher_wrong", "Whoever runs this gateway"),
+    (TeacherUnavailable(TRACEBACK, 1), "UNAVAILABLE", "teacher_away", "Try again"),
+    (TimeTooShort(0.02), "DEADLINE_EXCEEDED", "deadline", "no answer within 0.02 s. Allow more time"),
+]
+
+
+@pytest.fixture(scope="module")
+def passing_through() -> Iterator[Callers]:
+    def ask(inputs: Mapping[str, Array], timeout_s: float) -> TeacherAnswer:
+        raise AssertionError("a wrong request went to the teacher")
+
+    with callers(None, ask_teacher=ask, max_message_bytes=LIMIT) as open_port:
+        yield open_port
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +101,38 @@ def test_a_wrong_request_in_the_middle_of_a_stream_is_refused(served: Callers, n
     assert count(case.code, case.reason) == before + 1
     assert_answered(first.infer_response, 1)
     assert_answered(last.infer_response, 2)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.reason not in LATE and case.request().model_name == "two"]
+)
+def test_a_wrong_request_is_refused_before_the_teacher_is_asked_for_a_first_version(
+    passing_through: Callers, name: str
+) -> None:
+    case = CASES[name]
+    before = count(case.code, case.reason)
+
+    status, sentence = passing_through.refusal(case.request())
+
+    assert status == case.code, sentence
+    assert_tells(sentence, tuple(word for word in case.words if word != "'fake'"))  # no version has a name yet
+    assert count(case.code, case.reason) == before + 1
+
+
+@pytest.mark.parametrize(("error", "code", "reason", "words"), TEACHERS_ERRORS)
+def test_what_the_teacher_says_of_a_request_stays_inside(
+    error: EverstillError, code: str, reason: str, words: str
+) -> None:
+    def ask(inputs: Mapping[str, Array], timeout_s: float) -> TeacherAnswer:
+        raise error
+
+    before = count(code, reason)
+    with callers(None, ask_teacher=ask) as open_port:
+        status, sentence = open_port.refusal(good(1))
+
+    assert (status, count(code, reason)) == (code, before + 1)
+    assert_tells(sentence, (words,))
+    assert "10.0.0.7" not in sentence
 
 
 BYTES = {

@@ -12,7 +12,7 @@ import pytest
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
 from serving.rpc.convert import infer_response, read_inputs
-from serving.teacher.client import TeacherClient, TeacherRefused, TeacherUnavailable
+from serving.teacher.client import TeacherClient, TeacherRefused, TeacherUnavailable, TimeTooShort
 from tests.support.teachers import OUTPUT, FakeTeacher, rows, serving, settings
 from tests.support.waiting import wait_for
 
@@ -131,8 +131,11 @@ def test_a_slow_teacher_costs_no_more_than_the_deadline_of_each_attempt() -> Non
     teacher = FakeTeacher()
     teacher.dawdle.clear()
 
-    with asked(teacher, attempts=2) as client, pytest.raises(TeacherUnavailable, match="DEADLINE_EXCEEDED") as caught:
-        client.ask(rows(), timeout_s=0.2)
+    with (
+        asked(teacher, attempts=2, timeout_s=0.2) as client,
+        pytest.raises(TeacherUnavailable, match="DEADLINE_EXCEEDED") as caught,
+    ):
+        client.ask(rows())
 
     assert caught.value.attempts == 2
 
@@ -163,9 +166,9 @@ def test_a_teacher_that_comes_back_is_asked_again_after_the_pause() -> None:
 def test_a_teacher_that_starts_late_is_found() -> None:
     with serving(FakeTeacher()) as address:
         pass
-    with client_of(address, breaker_failures=1000) as client:
+    with client_of(address, breaker_failures=1000, timeout_s=1.0) as client:
         with pytest.raises(TeacherUnavailable):
-            client.ask(rows(), timeout_s=1.0)
+            client.ask(rows())
 
         with serving(FakeTeacher(), address=address):
             answer = wait_for(lambda: _answer(client), what="the late teacher")
@@ -175,7 +178,7 @@ def test_a_teacher_that_starts_late_is_found() -> None:
 
 def _answer(client: TeacherClient) -> Any:
     with contextlib.suppress(TeacherUnavailable):
-        return client.ask(rows(), timeout_s=1.0)
+        return client.ask(rows())
 
 
 def test_each_attempt_is_paid_for_before_it_is_made() -> None:
@@ -292,3 +295,24 @@ def test_closing_ends_a_call_in_flight_and_keeps_its_samples() -> None:
         thread.join(10)
 
     assert [error.attempts for error in errors] == [1]
+
+
+def test_callers_without_patience_do_not_open_the_breaker_for_others() -> None:
+    teacher = FakeTeacher()
+    with asked(teacher, breaker_failures=2) as client:
+        client.ask(rows())
+        teacher.dawdle.clear()
+        for _ in range(3):
+            with pytest.raises(TimeTooShort, match=r"no answer within 0\.02 s"):
+                client.ask(rows(), timeout_s=0.02, attempts=1)
+        teacher.dawdle.set()
+
+        assert client.ask(rows()).attempts == 1
+
+
+@pytest.mark.parametrize("code", [Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.INTERNAL])
+def test_a_refusal_tells_whether_it_is_of_the_values(code: grpc.StatusCode) -> None:
+    with asked(FakeTeacher((code,))) as client, pytest.raises(TeacherRefused) as caught:
+        client.ask(rows())
+
+    assert caught.value.of_values is (code is not Code.INTERNAL)

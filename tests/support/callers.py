@@ -21,7 +21,7 @@ from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.served import Served
 from serving.student.batcher import Batcher
 from serving.student.slot import Session, Slot
-from serving.worker_app import refusal_of
+from serving.worker_app import refusal_of, refusal_of_teacher
 
 #: A model with an integer and a floating-point input.
 TWO_INPUTS = ModelSection(
@@ -197,7 +197,12 @@ def callers(
     servicer = Servicer(
         {
             model.name: ServedModel(
-                model, student_of(own, gateway.max_batch), captured.append, ask_teacher, teacher_kind
+                model,
+                student_of(own, gateway.max_batch),
+                captured.append,
+                ask_teacher,
+                teacher_kind,
+                refusal_of_teacher,
             )
             for model, own in served
         },
