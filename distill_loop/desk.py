@@ -164,7 +164,19 @@ class Desk:
         return is_overtaken(self._rule, trial.certain(), fresh)
 
     def cut(self, save: Callable[[], None]) -> None:
-        """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit."""
+        """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit.
+
+        Raises:
+            UnavailableError: the store is away; a cut is due again at once.
+        """
+        try:
+            self._cut(save)
+        except UnavailableError:
+            self._progress.pairs_since_cut = self._release.cut_every_pairs
+            self._progress.asked_at = self._progress.learned - self._release.cut_every_pairs
+            raise
+
+    def _cut(self, save: Callable[[], None]) -> None:
         live = self._progress.live
         assert live is not None
         self._progress.pairs_since_cut = 0
@@ -205,8 +217,7 @@ class Desk:
         try:
             save()
         except UnavailableError:
-            # No pointer without a checkpoint that knows the trial: cut again when the store is back.
-            self._progress.trial, self._progress.pairs_since_cut = None, self._release.cut_every_pairs
+            self._progress.trial = None  # no pointer without a checkpoint that knows the trial
             raise
         self._office.pointers.set_trial(_pointer(identity))
         self._log.info("trial opened", trial_id=identity.trial_id, share=share)
