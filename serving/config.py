@@ -49,6 +49,14 @@ class GatewaySection(Section):
         False, description="Whether requests are answered by the teacher while there is no student version."
     )
     follow_interval_s: float = Field(0.5, description="How often the registry's pointers are read, in seconds.", gt=0)
+    load_deadline_s: float = Field(
+        120.0,
+        description=(
+            "Time that a worker may take to load a version, in seconds: one that says nothing for longer hangs, and is killed "
+            "and started again, so that roll-outs go on."
+        ),
+        gt=0,
+    )
     drain_deadline_s: float = Field(
         10.0,
         description="Time that a graceful stop gives to requests in flight, and again to the mirror, in seconds.",

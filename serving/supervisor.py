@@ -190,8 +190,14 @@ class Supervisor:
         """Tell each child what is wished of it now."""
         self._rollout.plan([worker for worker in self._workers if worker.runs])
         for number, worker in enumerate(self._workers):
+            if worker.hangs(self._gateway.load_deadline_s):
+                self._end(worker)
+                continue
+            if worker.asked_to_stop:
+                continue
             if self._is_in_the_way(worker):
-                worker.tell({"stop": True})  # and it is started again, away from the port until it can serve
+                worker.ask_to_stop()  # and it is started again, away from the port until it can serve
+                self._log.info("worker leaves the port to those that can answer", child=worker.name)
                 continue
             if self._may_open(worker):
                 self._opened_anyway.add(number)
@@ -199,6 +205,17 @@ class Supervisor:
             worker.tell({"desired": {"models": self._wishes(given), "open": number in self._opened_anyway}})
         wished = {name: one.target.digest for name, one in self._models.items()}
         self._mirror.tell({"desired": {"models": self._wishes(wished)}})
+
+    def _end(self, worker: Child) -> None:
+        """Kill a worker that hangs: the kernel gives it connections, and every roll-out waits for it."""
+        assert worker.process is not None
+        reason = f"{worker.name} said nothing for {self._gateway.load_deadline_s:g} s (gateway.load_deadline_s)"
+        self._log.error("worker hangs and is killed", child=worker.name, pid=worker.pid, error=reason)
+        for model, place in worker.places.items():
+            if place.loading and place.given is not None:
+                self._models[model].note_refusal(place.given, reason)
+        worker.quiet_since = None
+        worker.process.kill()
 
     def _wishes(self, digests: Mapping[str, str | None]) -> dict[str, Any]:
         trials = {name: one.trial.model_dump() if one.trial else None for name, one in self._models.items()}
@@ -238,10 +255,13 @@ class Supervisor:
             reason = child.last_words.get("message", "")
             child.bury()
             self._status_at = 0.0
-            self._log.error(
-                "child died and will be started again",
-                child=child.name, exit_code=code, deaths=child.deaths, **({"error": reason} if reason else {}),
-            )  # fmt: skip
+            if child.asked_to_stop:
+                self._log.info("child stopped as it was asked to, and will be started again", child=child.name)
+            else:
+                self._log.error(
+                    "child died and will be started again",
+                    child=child.name, exit_code=code, deaths=child.deaths, **({"error": reason} if reason else {}),
+                )  # fmt: skip
         if time.monotonic() >= child.start_after:
             self._start(child)
 
@@ -274,7 +294,7 @@ class Supervisor:
             return
 
     def _note(self, child: Child, event: Event) -> None:
-        kind = event.get("event")
+        kind, child.quiet_since = event.get("event"), None
         if kind == "started":
             child.started = child.ever_started = True
         elif kind == "listening":

@@ -67,6 +67,8 @@ class Child:
     last_words: dict[str, str] = dataclasses.field(default_factory=dict)
     refusals: int = 0
     retry_at: float | None = None
+    asked_to_stop: bool = False
+    quiet_since: float | None = None
     places: dict[str, Place] = dataclasses.field(default_factory=dict)
     listener: threading.Thread | None = None
 
@@ -99,9 +101,10 @@ class Child:
             process_group=0,
             pass_fds=tuple(pass_fds),
         )
-        self.restarts += bool(self.deaths)
+        self.restarts += bool(self.deaths) or self.asked_to_stop
         self.process, self.started_at = process, time.monotonic()
         self.started, self.listening, self.told, self.last_words, self.retry_at = False, False, "", {}, None
+        self.asked_to_stop, self.quiet_since = False, None
         self.places = {model: Place() for model in self.models}
         self.listener = threading.Thread(
             target=listen, args=(self, process, hear), name=f"listen-{self.name}", daemon=True
@@ -114,13 +117,16 @@ class Child:
             self.listener.join(LAST_WORDS_S)
 
     def bury(self) -> None:
-        """Let go of a dead process and note when the next may be started."""
+        """Let go of a dead process and note when the next may be started; one that was asked to stop didn't die."""
         now = time.monotonic()
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-        self.deaths = 1 if now - self.started_at > FORGIVEN_S else self.deaths + 1
-        self.start_after = now + min(RESTART_S * 2 ** (self.deaths - 1), MAX_RESTART_S)
+        if self.asked_to_stop:
+            self.start_after = now + RESTART_S
+        else:
+            self.deaths = 1 if now - self.started_at > FORGIVEN_S else self.deaths + 1
+            self.start_after = now + min(RESTART_S * 2 ** (self.deaths - 1), MAX_RESTART_S)
         self.process, self.started, self.listening = None, False, False
         self.places = {model: Place() for model in self.models}
 
@@ -143,6 +149,21 @@ class Child:
             self.told = line
         except (BrokenPipeError, ValueError):
             self.told = ""
+
+    def ask_to_stop(self) -> None:
+        """Tell it to stop; it is told nothing more, and started again when it has ended."""
+        self.tell({"stop": True})
+        self.asked_to_stop, self.quiet_since = True, None
+
+    def hangs(self, deadline_s: float) -> bool:
+        """Whether it owes an answer (a version to load, its end) and has been silent for this long since."""
+        owes = self.asked_to_stop or any(place.loading for place in self.places.values())
+        if not self.runs or not owes:
+            self.quiet_since = None
+            return False
+        if self.quiet_since is None:
+            self.quiet_since = time.monotonic()
+        return time.monotonic() - self.quiet_since > deadline_s
 
     def refused(self) -> None:
         """Note that it couldn't do what it was told, so that it is told again, ever more rarely."""

@@ -2,7 +2,8 @@
 
 Decides the order. The first version of a model, and a rollback, are given to all workers at once; every other version to one
 worker at a time, the next when the one before serves it. A worker that refuses a version halts its roll-out: the others keep
-theirs until the refusing one, told again and again, serves it, or the pointer moves on. What a worker was given only follows the
+theirs until the refusing one, told again and again, serves it, or the pointer moves on. Models take turns, so that one whose version
+hangs while it is loaded (the supervisor ends such a worker) doesn't keep the others back. What a worker was given only follows the
 pointer, so versions never go back on a connection except by a rollback. A worker that was started again is given the
 newest version that any worker has served. Knows no process and no pipe. Main thread.
 """
@@ -61,6 +62,7 @@ class Rollout:
 
     def __init__(self, models: Sequence[str]) -> None:
         self.targets = {model: Target() for model in models}
+        self._turns = list(models)
 
     def plan(self, workers: Sequence[Worker]) -> None:
         """Give each running worker what it is to serve next."""
@@ -69,13 +71,15 @@ class Rollout:
                 self._give(target, [worker.places[model] for worker in workers])
         if any(place.loading for worker in workers for place in worker.places.values()):
             return
-        for model, target in self.targets.items():
-            places = [worker.places[model] for worker in workers]
+        for model in self._turns:
+            target, places = self.targets[model], [worker.places[model] for worker in workers]
             if target.digest is None or any(place.refused == target.digest for place in places):
                 continue
             behind = next((place for place in places if place.given != target.digest), None)
             if behind is not None:
                 behind.given = target.digest
+                self._turns.remove(model)
+                self._turns.append(model)
                 return
 
     def _give(self, target: Target, places: list[Place]) -> None:

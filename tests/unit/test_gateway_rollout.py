@@ -209,3 +209,20 @@ def test_without_a_rollback_no_worker_is_ever_given_an_older_version(events: lis
             assert given is not None
             assert int(given) >= seen.get(number, 0)
             seen[number] = int(given)
+
+
+def test_models_take_turns_so_that_one_that_hangs_keeps_no_other_back() -> None:
+    rollout, workers = Rollout(["a", "b"]), [Worker({"a": Place(), "b": Place()}) for _ in range(2)]
+    for model, target in rollout.targets.items():
+        target.aim("v1")
+        target.serves("v1")
+        target.aim("v2")
+        for worker in workers:
+            worker.places[model] = Place(given="v1", serving="v1")
+    rollout.plan(workers)
+    assert workers[0].places["a"].loading
+
+    workers[0].places["a"] = Place(given="v1", serving="v1")  # it hung, and was started again
+    rollout.plan(workers)
+
+    assert (workers[0].places["a"].given, workers[0].places["b"].given) == ("v1", "v2")

@@ -44,6 +44,9 @@ class Ended:
     def poll(self) -> int | None:
         return self._code
 
+    def kill(self) -> None:
+        self._code = -9
+
 
 @pytest.fixture
 def supervisor(tmp_path: pathlib.Path) -> Iterator[Supervisor]:
@@ -239,3 +242,56 @@ def test_a_worker_that_listens_and_cannot_answer_goes_where_another_one_can(
     supervisor._tell()
 
     assert ('"stop"' in refusing.told) is goes
+
+
+def test_a_worker_that_hangs_while_it_loads_is_killed_and_the_roll_out_goes_on(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    supervisor._workers = [
+        hanging := child_with(None, started=True, listening=True, places={MODEL: Place(given="d" * 64)}),
+        child_with(None, started=True, listening=True, places={MODEL: Place(given="d" * 64, serving="d" * 64)}),
+    ]
+    supervisor._tell()
+    now += supervisor._gateway.load_deadline_s - 1
+
+    supervisor._tell()
+    assert hanging.process is not None
+    assert hanging.process.poll() is None
+    now += 2
+    supervisor._tell()
+
+    assert hanging.process.poll() == -9
+    assert "said nothing for 120 s" in supervisor._models[MODEL].refused[-1]["reason"]
+    supervisor._keep_alive(hanging)
+    assert (hanging.process, hanging.deaths, hanging.hangs(0.0)) == (None, 1, False)
+
+
+def test_a_worker_that_is_heard_of_while_it_loads_does_not_hang(supervisor: Supervisor) -> None:
+    worker = child_with(None, places={MODEL: Place(given="d"), "other": Place(given="d")})
+    assert not worker.hangs(60.0)
+    worker.quiet_since = 0.0
+
+    supervisor._note(worker, {"event": "serving", "model": MODEL, "digest": "d"})
+
+    assert not worker.hangs(60.0)
+
+
+def test_a_worker_that_was_sent_away_did_not_die_and_is_told_nothing_more(supervisor: Supervisor) -> None:
+    place = Place(given="d", refused="d")
+    leaving = child_with(None, listening=True, started=True, refusals=2, start_after=1e12, places={MODEL: place})
+    serving = child_with(None, listening=True, started=True, places={MODEL: Place(given="d", serving="d")})
+    supervisor._workers = [leaving, serving]
+    supervisor._tell()
+    told = leaving.told
+
+    supervisor._tell()
+
+    assert (leaving.told, leaving.asked_to_stop) == (told, True)
+    assert leaving.process is not None
+    leaving.process.kill()
+    before = time.monotonic()
+    supervisor._keep_alive(leaving)
+    assert (leaving.process, leaving.deaths) == (None, 0)
+    assert leaving.start_after - before < 2 * RESTART_S
