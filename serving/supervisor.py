@@ -8,6 +8,7 @@ child passes on what the child says.
 
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 import queue
@@ -32,8 +33,8 @@ from registry.status import write_status
 from registry.store import open_store
 from serving.config import ServingSettings
 from serving.shadow import rings
+from serving.shadow.budget import allowed_rows
 from serving.shadow.publisher import check_stream
-from serving.shadow.ring import create
 from serving.supervision.capture_lock import lock
 from serving.supervision.child import Child, Event
 from serving.supervision.memory import Memories
@@ -147,8 +148,8 @@ class Supervisor:
         folder = rings.folder_of(settings.capture.dir, settings.model.name)
         patience_s = 2 * self._gateway.drain_deadline_s + STOP_SLACK_S
         self._locks.append(lock(folder, orphans_s=patience_s, stopping=lambda: self._stopping))
-        for number in range(self._gateway.workers):
-            create(rings.path_of(folder, number), settings.capture.ring_bytes)
+        allowed = functools.partial(allowed_rows, settings.teacher)
+        rings.prepare(folder, self._gateway.workers, settings.capture.ring_bytes, allowed)
 
     def _supervise(self) -> None:
         while not self._stopping:

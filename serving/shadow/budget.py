@@ -20,6 +20,11 @@ class Count(Protocol):
     def rows_seen(self) -> int: ...
 
 
+def allowed_rows(settings: TeacherSection, rows_seen: int) -> float:
+    """Return how many rows may ever be asked after this many were answered: the hard cap."""
+    return settings.budget_burst + settings.budget_ratio * rows_seen
+
+
 class Budget:
     """Args:
     ring: knows the rows seen, and keeps the rows spent.
@@ -41,9 +46,8 @@ class Budget:
         rate = self._settings.max_calls_per_s
         self._tokens = min(self._depth, self._tokens + (now - self._refilled_at) * rate)
         self._refilled_at = now
-        allowed = self._settings.budget_burst + self._settings.budget_ratio * self._ring.rows_seen
         spent = self._ring.teacher_rows
-        if spent + rows > allowed or self._tokens < rows:
+        if spent + rows > allowed_rows(self._settings, self._ring.rows_seen) or self._tokens < rows:
             return False
         self._tokens -= rows
         self._ring.teacher_rows = spent + rows

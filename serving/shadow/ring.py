@@ -19,6 +19,7 @@ Header words are stored and loaded whole, as machine words: `struct.pack_into` w
 other process, or a kill, would find the emptiness.
 """
 
+import contextlib
 import mmap
 import os
 import pathlib
@@ -27,6 +28,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+
+import structlog
 
 from protos.errors import FormatError, UnavailableError
 
@@ -40,23 +43,38 @@ _FRAME = struct.Struct("<IIQ")
 _WORD = struct.Struct("<Q")
 
 
-def create(path: pathlib.Path, capacity_bytes: int) -> None:
+def create(path: pathlib.Path, capacity_bytes: int, *, teacher_rows_if_lost: int = 0) -> None:
     """Make the ring's file, or keep one that is there: what the last process left in it is still to be read.
+
+    An empty ring of another size is replaced, and its counts go on. A file that is no ring is moved aside, never removed.
+
+    Args:
+        teacher_rows_if_lost: where the count of rows asked of the teacher begins when there is none to go on from.
 
     Raises:
         UnavailableError: the folder can't be written, the disk is full, or a ring of another size still holds samples.
     """
     capacity_bytes -= capacity_bytes % 8
+    counts = {TEACHER_ROWS: teacher_rows_if_lost}
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if path.exists():
-            if _is_usable(path, capacity_bytes):
-                return
-            path.unlink()
+            try:
+                ring = Ring(path)
+            except FormatError as error:
+                counts[DROPPED] = _move_aside(path, error)
+            else:
+                with contextlib.closing(ring):
+                    if ring.capacity == capacity_bytes:
+                        return
+                    counts = _counts_of_empty(ring, path)
         aside = path.with_suffix(".new")
         with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
             _take_room(file.fileno(), HEADER_BYTES + capacity_bytes)
             file.write(MAGIC + _WORD.pack(capacity_bytes) + _WORD.pack(time.time_ns()))
+            for place, count in counts.items():
+                file.seek(place)
+                file.write(_WORD.pack(count))
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
@@ -64,6 +82,33 @@ def create(path: pathlib.Path, capacity_bytes: int) -> None:
         raise UnavailableError(
             f"cannot make the ring {path}: {error.strerror}", fix="Make room or set capture.dir"
         ) from None
+
+
+def _counts_of_empty(ring: "Ring", path: pathlib.Path) -> dict[int, int]:
+    if ring.pending_bytes:
+        raise UnavailableError(
+            f"the ring {path} has {ring.capacity} bytes and still holds samples",
+            fix="Start once with the old capture.ring_bytes, or remove it",
+        )
+    return {ROWS_SEEN: ring.rows_seen, DROPPED: ring.dropped, TEACHER_ROWS: ring.teacher_rows}
+
+
+def _move_aside(path: pathlib.Path, error: FormatError) -> int:
+    """Keep a damaged ring under another name; returns the samples in it, as far as its header can be believed."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    num_lost = 0
+    if len(header) == HEADER_BYTES:
+        next_sequence, accepted = (_WORD.unpack_from(header, place)[0] for place in (NEXT_SEQUENCE, ACCEPTED))
+        num_lost = next_sequence - accepted
+        if not 0 <= num_lost <= path.stat().st_size // _FRAME.size:
+            num_lost = 0
+    kept = path.with_name(f"{path.stem}.damaged-{time.time_ns()}")
+    path.rename(kept)
+    structlog.get_logger().error(
+        "a damaged ring was moved aside, with its samples", error=error.message, kept=str(kept), samples=num_lost
+    )
+    return num_lost
 
 
 def _take_room(descriptor: int, num_bytes: int) -> None:
@@ -74,25 +119,6 @@ def _take_room(descriptor: int, num_bytes: int) -> None:
     zeros = bytes(2**16)  # macOS has no such call
     for start in range(0, num_bytes, len(zeros)):
         os.pwrite(descriptor, zeros[: num_bytes - start], start)
-
-
-def _is_usable(path: pathlib.Path, capacity_bytes: int) -> bool:
-    """Whether the file is a ring of this size; one of another size may be replaced only when it is empty."""
-    try:
-        ring = Ring(path)
-    except FormatError:
-        return False
-    try:
-        if ring.capacity == capacity_bytes:
-            return True
-        if ring.pending_bytes:
-            raise UnavailableError(
-                f"the ring {path} has {ring.capacity} bytes and still holds samples",
-                fix="Start once with the old capture.ring_bytes, or remove it",
-            )
-        return False
-    finally:
-        ring.close()
 
 
 class Ring:
@@ -145,7 +171,7 @@ class Ring:
 
     @property
     def rows_seen(self) -> int:
-        """Rows that the worker answered since the ring was made."""
+        """Rows that the worker answered since its first ring was made."""
         return self._word(ROWS_SEEN)
 
     @property
@@ -160,7 +186,7 @@ class Ring:
 
     @property
     def teacher_rows(self) -> int:
-        """Rows asked of the teacher since the ring was made; the mirror's."""
+        """Rows asked of the teacher since the first ring was made; the mirror's."""
         return self._word(TEACHER_ROWS)
 
     @teacher_rows.setter

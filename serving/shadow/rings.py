@@ -5,14 +5,16 @@ Decides whose turn it is (each ring gets its share of a step, what one leaves go
 empty; its counters stay in the sums, since the budget has counted on them. One thread; see ring.py for the bytes.
 """
 
+import contextlib
+import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
 from protos.errors import FormatError
-from serving.shadow.ring import Ring
+from serving.shadow.ring import Ring, create
 
 _NAME = re.compile(r"ring-(\d+)\.mmap")
 
@@ -25,6 +27,27 @@ def folder_of(capture_dir: pathlib.Path, model: str) -> pathlib.Path:
 def path_of(folder: pathlib.Path, worker: int) -> pathlib.Path:
     """Return where a worker's ring lies in a model's folder."""
     return folder / f"ring-{worker}.mmap"
+
+
+def prepare(folder: pathlib.Path, num_workers: int, ring_bytes: int, allowed: Callable[[int], float]) -> None:
+    """Make a folder's rings, or keep those that are there, before anybody maps them.
+
+    The first ring holds the count of rows asked of the teacher. Where it is damaged or gone, all that the rows seen elsewhere
+    allow counts as spent: the cap is never forgotten, and only rows that are still to come are paid for.
+
+    Args:
+        allowed: the cap for a number of rows seen.
+
+    Raises:
+        UnavailableError: see ring.create.
+    """
+    first = path_of(folder, 0)
+    with contextlib.closing(Rings.open(folder)) as left:
+        fresh = not left.by_worker and not first.exists()
+        lost = 0 if fresh else max(0, math.ceil(allowed(left.rows_seen)) - left.teacher_rows)
+    create(first, ring_bytes, teacher_rows_if_lost=lost)
+    for number in range(1, num_workers):
+        create(path_of(folder, number), ring_bytes)
 
 
 class Rings:

@@ -176,12 +176,30 @@ def test_a_ring_of_another_size_that_holds_samples_is_refused_and_keeps_them(tmp
     assert Ring(tmp_path / "ring").read(1) == [(0, b"precious")]
 
 
-def test_an_empty_ring_of_another_size_is_replaced(tmp_path: pathlib.Path) -> None:
+def test_an_empty_ring_of_another_size_is_replaced_and_its_counts_go_on(tmp_path: pathlib.Path) -> None:
     create(tmp_path / "ring", CAPACITY)
+    old = Ring(tmp_path / "ring")
+    old.count_seen(50)
+    old.teacher_rows = 7
+    old.append(bytes(10_000))
 
-    create(tmp_path / "ring", 2 * CAPACITY)
+    create(tmp_path / "ring", 2 * CAPACITY, teacher_rows_if_lost=99)
 
-    assert Ring(tmp_path / "ring").capacity == 2 * CAPACITY
+    new = Ring(tmp_path / "ring")
+    assert new.capacity == 2 * CAPACITY
+    assert (new.rows_seen, new.teacher_rows, new.dropped) == (50, 7, 1)
+
+
+def test_a_damaged_ring_is_moved_aside_with_its_samples_and_they_are_counted(tmp_path: pathlib.Path) -> None:
+    create(tmp_path / "ring-0.mmap", CAPACITY)
+    Ring(tmp_path / "ring-0.mmap").append(b"precious")
+    patch(tmp_path / "ring-0.mmap", 0, b"EVILRING")
+
+    create(tmp_path / "ring-0.mmap", CAPACITY)
+
+    (kept,) = tmp_path.glob("ring-0.damaged-*")
+    assert b"precious" in kept.read_bytes()
+    assert (Ring(tmp_path / "ring-0.mmap").dropped, Ring(tmp_path / "ring-0.mmap").pending_frames) == (1, 0)
 
 
 @pytest.mark.parametrize("size", [0, 8, HEADER_BYTES, HEADER_BYTES + CAPACITY - 8])

@@ -1,11 +1,14 @@
 """Several rings read as one: fairly, with sums that the budget can trust, and with those that more workers left."""
 
+import functools
 import pathlib
 
 import pytest
 
+from serving.config import TeacherSection
+from serving.shadow.budget import Budget, allowed_rows
 from serving.shadow.ring import Ring, create
-from serving.shadow.rings import Rings, folder_of, path_of
+from serving.shadow.rings import Rings, folder_of, path_of, prepare
 
 CAPACITY = 2**16
 
@@ -126,3 +129,35 @@ def test_a_file_that_is_no_ring_is_passed_over(tmp_path: pathlib.Path) -> None:
     room.append(0, 1)
 
     assert len(Rings.open(tmp_path).read(10)) == 1
+
+
+@pytest.mark.parametrize("loss", ["damaged", "gone", "another size"])
+def test_the_cap_on_teacher_rows_survives_the_first_ring(tmp_path: pathlib.Path, loss: str) -> None:
+    teacher = TeacherSection(budget_burst=1, budget_ratio=0.1, max_calls_per_s=1e6, max_batch=1)
+    room, ring_bytes = Room(tmp_path, 4), CAPACITY
+    for worker in room.workers:
+        worker.count_seen(250)
+    budget = Budget(teacher, room.rings)
+    asked = sum(budget.reserve(1) for _ in range(1000))
+    if loss == "damaged":
+        path_of(tmp_path, 0).write_bytes(b"torn")
+    elif loss == "gone":
+        path_of(tmp_path, 0).unlink()
+    else:
+        ring_bytes *= 2
+
+    prepare(tmp_path, 2, ring_bytes, functools.partial(allowed_rows, teacher))
+    rings = Rings.open(tmp_path)
+    again = Budget(teacher, rings)
+    asked += sum(again.reserve(1) for _ in range(1000))
+    assert asked == 101
+
+    Ring(path_of(tmp_path, 1)).count_seen(100)
+    assert sum(again.reserve(1) for _ in range(1000)) == 10
+
+
+def test_the_first_rings_of_a_folder_owe_nothing(tmp_path: pathlib.Path) -> None:
+    prepare(tmp_path, 2, CAPACITY, lambda rows_seen: 100.0)
+    prepare(tmp_path, 3, CAPACITY, lambda rows_seen: 100.0)
+
+    assert Rings.open(tmp_path).teacher_rows == 0
