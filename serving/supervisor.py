@@ -191,7 +191,8 @@ class Supervisor:
         """Tell each child what is wished of it now."""
         self._rollout.plan([worker for worker in self._workers if worker.runs])
         for number, worker in enumerate(self._workers):
-            if worker.hangs(self._gateway.load_deadline_s):
+            draining_s = self._gateway.drain_deadline_s if worker.asked_to_stop else 0.0
+            if worker.hangs(self._gateway.load_deadline_s + draining_s):
                 self._end(worker)
                 continue
             if worker.asked_to_stop:

@@ -168,6 +168,9 @@ follow_interval_s = 0.05
 ring_bytes = 1048576
 rate = 1.0
 
+[teacher]
+address = "127.0.0.1:1"
+
 [models.alpha.model]
 num_classes = 20
 [models.beta.model]
