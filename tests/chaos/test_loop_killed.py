@@ -83,7 +83,9 @@ def _played_on(loop: LoopUnderTest, player: TrialPlayer) -> bool:
 def _is_idle(loop: LoopUnderTest, player: TrialPlayer) -> bool:
     """Everything is read and every answered trial is decided; one that opened since may stay open."""
     status, decided = loop.status(), {line.trial_id for line in loop.ledger.lines()}
-    return bool(status) and status["lag"] == 0 and not status["stopped"] and set(player.answered) <= decided
+    if loop.process is None or status.get("pid") != loop.process.pid:
+        return False  # the last word of one that was killed
+    return status["lag"] == 0 and not status["stopped"] and set(player.answered) <= decided
 
 
 def assert_counted_once(loop: LoopUnderTest) -> None:
