@@ -41,6 +41,16 @@ def done(folder: pathlib.Path, words: list[str], *more: str, timeout_s: float = 
     return result.stdout
 
 
+def ask(folder: pathlib.Path) -> str:
+    """Run the README's own client; returns what it printed."""
+    ((_, code),) = blocks(ROOT / "README.md", "Asking it")
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
 @contextlib.contextmanager
 def up(folder: pathlib.Path, words: list[str]) -> Iterator[None]:
     """Run `everstill up` until the end of the block, and stop it as Ctrl-C does."""
@@ -76,6 +86,7 @@ def walk(folder: pathlib.Path, *traffic: str) -> dict[str, object]:
     with up(folder, run):
         send, versions = commands(look)
         report = done(folder, send, "--json", *traffic, timeout_s=400.0)
+        assert ask(folder).count("[") == 1
         wait_for(lambda: "bootstrap" in done(folder, versions), deadline_s=60, what="the first version")
     return dict(json.loads(report))
 
