@@ -18,7 +18,7 @@ SHORT = ("demo", "--requests", "200", "--requests-per-s", "50")
 MOMENTS = [
     "gathering real files",
     "different inputs",
-    "teacher on",
+    pytest.param("teacher on", marks=pytest.mark.slow),
     pytest.param("requests:", marks=pytest.mark.slow),
     pytest.param("scoring:", marks=pytest.mark.slow),
 ]
@@ -63,6 +63,7 @@ def test_ctrl_c_stops_everything(tmp_path: pathlib.Path, moment: str) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_an_impatient_user_leaves_nothing_either(tmp_path: pathlib.Path) -> None:
     with running(tmp_path, *SHORT) as demo:
         reach(demo, "teacher on")

@@ -40,6 +40,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
     return tmp_path / "tiny"
 
 
+@pytest.mark.slow  # CI goes through `up` in the walk-through
 def test_a_new_service_comes_up_answers_and_leaves_nothing(folder: pathlib.Path) -> None:
     with running(folder, "up", "--json") as process:
         wait_for(

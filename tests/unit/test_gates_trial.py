@@ -175,7 +175,10 @@ def test_progressive_agreement_keeps_the_newest_rows() -> None:
     assert (estimate.estimate, estimate.num) == (1.0, 10)
 
 
-@pytest.mark.parametrize(("repeats", "missing"), [(5, 0.0), (20, 0.0), (1, 0.3), (5, 0.3)])
+@pytest.mark.parametrize(
+    ("repeats", "missing"),
+    [pytest.param(5, 0.0, marks=pytest.mark.slow), (20, 0.0), (1, 0.3), pytest.param(5, 0.3, marks=pytest.mark.slow)],
+)
 def test_bursts_and_missing_answers_leave_false_promotions_under_alpha(repeats: int, missing: float) -> None:
     """Streams without a better candidate, a look after every input. Whether an answer is missing depends on what it says:
     the teacher falls silent only where the candidate would lose, which is the worst that can happen."""
