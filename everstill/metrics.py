@@ -1,12 +1,13 @@
 """Counters of a running gateway, read from its /metrics page: how many rows a model answered, and how many the teacher was asked about.
 
-Decides nothing; a page that doesn't answer is no counters. Used by status and up; any thread.
+Decides nothing; a page that doesn't answer is no counters. Used by status, up and the demo; any thread.
 """
 
 import dataclasses
 import http.client
 import re
 import urllib.request
+from collections.abc import Mapping
 
 ROWS = "everstill_gateway_rows_total"
 PASS_THROUGH_ROWS = "everstill_gateway_pass_through_rows_total"
@@ -35,8 +36,11 @@ class Traffic:
 def traffic(address: str, model: str) -> Traffic | None:
     """Return a model's rows as the gateway whose metrics are at `address` counts them; None where it doesn't answer."""
     sums = read(address, model)
-    if sums is None:
-        return None
+    return None if sums is None else traffic_of(sums)
+
+
+def traffic_of(sums: Mapping[str, float]) -> Traffic:
+    """Return the rows that a page's samples, as `read` gives them, tell of."""
     return Traffic(int(sums.get(ROWS, 0.0)), int(sums.get(TEACHER_ROWS, 0.0) + sums.get(PASS_THROUGH_ROWS, 0.0)))
 
 

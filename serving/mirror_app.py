@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 
-from protos import records_pb2 as records
 from protos.errors import EverstillError
 from registry import logs
 from registry.bundle import fetch_bundle
@@ -22,6 +21,7 @@ from registry.store import ObjectStore, open_store
 from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
 from serving.shadow.budget import Budget
+from serving.shadow.capture import KINDS
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.publisher import EmbeddedPublisher, Message
 from serving.shadow.rings import Rings, folder_of
@@ -30,8 +30,6 @@ from serving.shadow.trial import OpenTrial
 from serving.student.session import StudentSession
 from serving.teacher.client import TeacherClient
 from serving.telemetry import DROPPED
-
-KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
 
 
 class MirroredModel:

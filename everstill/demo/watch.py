@@ -2,21 +2,16 @@
 
 import contextlib
 import dataclasses
-import http.client
-import re
-import urllib.request
 from typing import Any
 
+from everstill import metrics
 from protos.errors import EverstillError
 from registry.ledger import Ledger, Line
 from registry.status import read_statuses
 from registry.store import ObjectStore
 
-TEACHER_ROWS = "everstill_shadow_teacher_rows_total"
-PASS_THROUGH_ROWS = "everstill_gateway_pass_through_rows_total"
 DROPPED = "everstill_shadow_dropped_total"
 WAITING_BYTES = ("everstill_shadow_ring_bytes", "everstill_shadow_spool_bytes")
-_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)$")
 
 
 @dataclasses.dataclass
@@ -57,24 +52,8 @@ class Watch:
         except EverstillError:
             return self.view
         if address := self.view.gateway.get("metrics_address"):
-            counters = read_metrics(address)
-            self.view.teacher_calls = (
-                int(counters.get(TEACHER_ROWS, 0) + counters.get(PASS_THROUGH_ROWS, 0)) or self.view.teacher_calls
-            )
+            counters = metrics.read(address, self._model) or {}
+            self.view.teacher_calls = metrics.traffic_of(counters).asked or self.view.teacher_calls
             self.view.waiting_bytes = int(sum(counters.get(name, 0) for name in WAITING_BYTES))
             self.view.dropped = int(counters.get(DROPPED, 0)) or self.view.dropped
         return self.view
-
-
-def read_metrics(address: str) -> dict[str, float]:
-    """Return a /metrics page's samples summed over their labels; empty where it doesn't answer."""
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=2.0) as page:
-            text = page.read().decode()
-    except (OSError, http.client.HTTPException):
-        return {}
-    sums: dict[str, float] = {}
-    for line in text.splitlines():
-        if match := _SAMPLE.match(line):
-            sums[match[1]] = sums.get(match[1], 0.0) + float(match[2])
-    return sums

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from everstill.demo.watch import Watch, read_metrics
+from everstill import metrics
+from everstill.demo.watch import Watch
 from registry.ledger import Ledger
 from registry.status import write_status
 from registry.store import ObjectStore, open_store
@@ -81,4 +82,4 @@ def test_a_registry_that_cannot_be_read_leaves_the_view_as_it_was(store: ObjectS
 
 
 def test_a_page_that_does_not_answer_has_no_samples() -> None:
-    assert read_metrics("127.0.0.1:1") == {}
+    assert metrics.read("127.0.0.1:1", "m") is None
