@@ -160,8 +160,8 @@ class Desk:
         if self._progress.learned - self._progress.asked_at < self._release.cut_every_pairs:
             return False
         self._progress.asked_at = self._progress.learned
-        fresh = self._promise.outlook(version_of(trial.identity.incumbent))
-        return is_overtaken(self._rule, trial.certain(), fresh)
+        duel = self._promise.duel(trial.identity.trial_id)
+        return is_overtaken(self._rule, trial.certain(), duel)
 
     def cut(self, save: Callable[[], None]) -> None:
         """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit.
@@ -183,6 +183,7 @@ class Desk:
         self._progress.cuts += 1
         outlook = self._outlook(live)
         if not outlook.promising:
+            self._promise.forget()
             self._progress.unpromising += 1
             UNPROMISING.inc()
             self._note_cut(None, "not promising", _sentence(outlook))
@@ -279,6 +280,8 @@ class Desk:
     def _settle(self, line: Line) -> None:
         """Act on a decision that is in the ledger; may be repeated."""
         self._adopt_live()
+        if line.kind == "promote":
+            self._promise.promoted(line.trial_id, version_of(line.digest))
         self._office.pointers.close_trial(line.trial_id)
         self._progress.trial = None
         self._progress.last_verdict = {"kind": line.kind, "version": version_of(line.digest), **line.evidence}

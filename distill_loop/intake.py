@@ -138,7 +138,8 @@ class Intake:
                 raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
             served_right = _top(from_record(pair.student.logits)) == teacher_class
         trial = self._progress.trial
-        if trial is not None and pair.trial.trial_id == trial.identity.trial_id:
+        asked = trial is not None and pair.trial.trial_id == trial.identity.trial_id
+        if trial is not None and asked:
             trial.add_answer(
                 pair.record_id,
                 pair.input_key,
@@ -147,19 +148,33 @@ class Intake:
                 candidate_class=pair.trial.candidate_class,
                 teacher_class=teacher_class,
             )
-        if uniform is not None and served_right is not None:
+        if served_right is not None:
+            assert uniform is not None
             self._agreement.observe(served_right, uniform)
-            self._compare(pair.student.version, training, served_right)
+        if served_right is not None or asked:
+            self._compare(pair, training, served_right, asked=asked)
 
-    def _compare(self, version: str, training: TrainingPair, served_right: bool) -> None:
-        """Have the learner answer a fresh pair too, where the version that is live now answered it; one that can't has no opinion."""
-        if self._progress.live is None or version != version_of(self._progress.live):
-            return
+    def _compare(
+        self, pair: records.LogitPair, training: TrainingPair, served_right: bool | None, *, asked: bool
+    ) -> None:
+        """Have the learner answer a fresh pair too, one of the trial's or one that the live version answered; where it can't it has no
+        opinion."""
         try:
             learner_right = _top(self._learner.logits(training.inputs)) == training.teacher_class
         except FormatError:
             return  # it will refuse the pair, and say why
-        self._promise.observe(version, learner_right=learner_right, served_right=served_right)
+        live = self._progress.live and version_of(self._progress.live)
+        if asked:
+            served_right = pair.trial.incumbent_class == training.teacher_class
+            candidate_right = pair.trial.candidate_class == training.teacher_class
+            self._promise.observe_duel(
+                pair.trial.trial_id,
+                learner_right=learner_right,
+                candidate_right=candidate_right,
+                served_right=served_right,
+            )
+        if served_right is not None and live and (asked or pair.student.version == live):
+            self._promise.observe(live, learner_right=learner_right, served_right=served_right)
 
     def _check_inputs(self, pair: TrainingPair) -> None:
         """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""

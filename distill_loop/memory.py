@@ -22,7 +22,7 @@ from registry.pointers import Checkpoint, Pointers
 from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
-LAYOUT = 3
+LAYOUT = 4
 
 
 class Memory:

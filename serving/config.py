@@ -132,6 +132,11 @@ class TeacherSection(Section):
         0.25, description="Hard cap on rows asked of the teacher, as a share of requests seen.", ge=0
     )
     budget_burst: int = Field(200, description="Rows that may be asked ahead of that share.", ge=1)
+    budget_reserve: int = Field(
+        100,
+        description="Rows left of that cap from which on a trial gets all of its rows; with fewer left as many fewer.",
+        ge=1,
+    )
     max_calls_per_s: float = Field(100.0, description="Hard cap on rows asked of the teacher a second.", gt=0)
     breaker_failures: int = Field(5, description="Failed calls in a row that open the circuit breaker.", ge=1)
     breaker_open_s: float = Field(

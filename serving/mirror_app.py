@@ -155,7 +155,15 @@ class TrialFollower:
             incumbent, candidate = self._load(trial.incumbent), self._load(trial.candidate)
             whole = not self._settings.capture.redact
             self._mirror.set_trial(
-                OpenTrial(trial.trial_id, incumbent, candidate, inputs_are_whole=whole, model=self._settings.model.name)
+                OpenTrial(
+                    trial.trial_id,
+                    incumbent,
+                    candidate,
+                    inputs_are_whole=whole,
+                    model=self._settings.model.name,
+                    rate=self._settings.capture.rate,
+                    share=trial.share,
+                )
             )
             self._open = trial.trial_id
             structlog.get_logger().info("trial opened", trial_id=trial.trial_id, candidate=candidate.version)

@@ -50,7 +50,7 @@ class Counters:
 
 def log_evidence(counters: Counters, m: float) -> float:
     """Return ln E_t(m), the evidence against an average advantage of at most m, for m in (-1, 1)."""
-    return _log_sum_exp(LOG_WEIGHTS + _log_wealth_rates(counters, m))
+    return _log_sum_exp(LOG_WEIGHTS + _log_wealth(counters, m))
 
 
 def log_moment_evidence(counters: Counters, m: float) -> float:
@@ -76,17 +76,22 @@ def lower_bound(counters: Counters, alpha: float) -> float:
     return low
 
 
-def requests_needed(counters: Counters, m: float, alpha: float) -> int | None:
-    """Return the total at which E_t(m) reaches 1/alpha if wins and losses keep their present rates; None if never."""
+def requests_needed(counters: Counters, m: float, alpha: float, since: Counters | None = None) -> int | None:
+    """Return the total at which E_t(m) reaches 1/alpha if wins and losses keep the rates of these counters; None if never.
+
+    Args:
+        since: evidence that is there already and to which they add, where it isn't theirs.
+    """
     if not counters.total:
         return None
-    rates = _log_wealth_rates(counters, m) / counters.total
+    rates = _log_wealth(counters, m) / counters.total
     threshold = -math.log(alpha)
-    if rates.max() <= 0:
+    base = LOG_WEIGHTS if since is None else LOG_WEIGHTS + _log_wealth(since, m)
+    if rates.max() <= 0 and _log_sum_exp(base) < threshold:
         return None
 
     def reached(total: int) -> bool:
-        return _log_sum_exp(LOG_WEIGHTS + rates * total) >= threshold
+        return _log_sum_exp(base + rates * total) >= threshold
 
     high = 1
     while not reached(high):
@@ -97,10 +102,10 @@ def requests_needed(counters: Counters, m: float, alpha: float) -> int | None:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
+    return high + (since.total if since else 0)
 
 
-def _log_wealth_rates(counters: Counters, m: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def _log_wealth(counters: Counters, m: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     """Return each bet's log wealth."""
     ties = counters.total - counters.wins - counters.losses
     rates: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (

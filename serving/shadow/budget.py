@@ -40,6 +40,12 @@ class Budget:
         self._tokens = self._depth
         self._refilled_at = clock()
 
+    def pace(self) -> float:
+        """Return the share of a trial's rows that the savings allow for now: all from `budget_reserve` saved rows on, with fewer as
+        many fewer. So trials live on what the uniform arm leaves, and something is there when the traffic turns."""
+        saved = allowed_rows(self._settings, self._ring.rows_seen) - self._ring.teacher_rows
+        return min(1.0, max(0.0, saved / self._settings.budget_reserve))
+
     def reserve(self, rows: int) -> bool:
         """Take the right to ask about `rows` rows once; False where either bound forbids it."""
         now = self._clock()

@@ -9,7 +9,7 @@ import time
 import structlog
 
 from protos import records_pb2 as records
-from protos.records import ARM_TRIAL, input_key, keyed_tag, row_record_id
+from protos.records import input_key, keyed_tag, row_record_id
 from protos.tensors import to_record
 from registry.config import ModelSection
 from serving.config import CaptureSection, TeacherSection
@@ -94,8 +94,8 @@ class Capture:
         )
         if SUBJECT_KEY in parameters:
             sample.subject_tag = keyed_tag(self._key, str(parameters[SUBJECT_KEY]))
-        if any(arm == ARM_TRIAL for arm, _ in arms):
-            sample.trial_id = trial_id
+        if served.logits_BC is not None:
+            sample.trial_id = trial_id  # also what only the uniform arm took: the teacher is asked anyway
         if served.logits_BC is not None:
             sample.student.version = served.version
             sample.student.latency_s = served.latency_s

@@ -7,6 +7,7 @@ the workers drop and count. One thread; `set_trial` is called by another.
 """
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -93,6 +94,7 @@ class Mirror:
         waiting_teacher: spool of LogitPairs without the teacher's answer.
         waiting_stream: spool of messages that the stream didn't take, see `Message.to_spool`.
         breaker_open: whether the teacher's breaker is open now.
+        seed: of the coins that hold a trial to the budget's pace.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Mirror:
         waiting_teacher: Spool,
         waiting_stream: Spool,
         breaker_open: Callable[[], bool] = lambda: False,
+        seed: int | None = None,
     ) -> None:
         self._identity = identity
         self._rings = rings
@@ -115,6 +118,7 @@ class Mirror:
         self._waiting_teacher = waiting_teacher
         self._waiting_stream = waiting_stream
         self._breaker_open = breaker_open
+        self._random = random.Random(seed)
         self._trial: OpenTrial | None = None
         self._unplaced_messages: list[Message] = []
         self._unplaced_pairs: list[records.LogitPair] = []
@@ -187,9 +191,7 @@ class Mirror:
             arms = {arm.arm for arm in sample.arms}
             if ARM_PASS_THROUGH in arms:
                 settled.append(pair)
-            elif answer is not None or (
-                ARM_UNIFORM in arms and (sample.record_id in answers or self._budget.reserve(1))
-            ):
+            elif answer is not None or (ARM_UNIFORM in arms and self._budget.reserve(1)):
                 asking.append(pair)
             elif ARM_UNIFORM in arms:
                 self._missing("budget", 1)
@@ -198,26 +200,31 @@ class Mirror:
         return asking, settled
 
     def _judge(self, samples: list[records.Sample], messages: list[Message]) -> dict[bytes, records.TrialAnswer | None]:
-        """Evaluate the trial's rows; returns what became of each: the answer that waits for the teacher, or None.
+        """Evaluate the trial's rows; returns what became of each: the answers that wait for the teacher's, or None.
 
-        A row that the uniform arm took too keeps what was reserved for it, also where the students agree: were it asked to
-        reserve again, a short budget would leave the uniform arm more of the disagreements than there are.
+        Every row that the uniform arm took is one of them, since the teacher is asked about it anyway; it keeps what was reserved for
+        it, also where the students agree: were it asked to reserve again, a short budget would leave the uniform arm more of the
+        disagreements than there are. Of the trial arm's rows as many are taken as the budget's pace allows.
         """
         answers: dict[bytes, records.TrialAnswer | None] = {}
         rows: list[records.TrialRow] = []
         trial = self._trial
         for sample in samples:
-            if trial is None or not trial.is_new(sample) or not self._budget.reserve(1):
+            if trial is None or not trial.is_new(sample):
+                continue
+            uniform = any(arm.arm == ARM_UNIFORM for arm in sample.arms)
+            pace = self._budget.pace()
+            if not (uniform or self._random.random() < pace) or not self._budget.reserve(1):
                 continue
             try:
-                row, answer = trial.evaluate(sample)
+                row, answer = trial.evaluate(sample, trial.probability(pace))
             except Exception:  # a supervision point: one row that a student can't answer must not stop all others
                 self._budget.refund(1)
                 self._log.exception("a trial row can't be evaluated", trial_id=trial.trial_id)
                 continue
             rows.append(row)
-            answers[sample.record_id] = answer
-            if answer is None and all(arm.arm != ARM_UNIFORM for arm in sample.arms):
+            answers[sample.record_id] = answer if uniform or not row.agree else None
+            if row.agree and not uniform:
                 self._budget.refund(1)
         if trial is not None and rows:
             messages.append(self._trial_message(trial, rows))
@@ -360,7 +367,7 @@ class Mirror:
 
     def _count_teacher(self, lot: list[records.LogitPair], outcome: str, attempts: int) -> None:
         for pair in lot:
-            arm = ARM_TRIAL if pair.HasField("trial") else ARM_UNIFORM
+            arm = ARM_UNIFORM if any(taken.arm == ARM_UNIFORM for taken in pair.arms) else ARM_TRIAL
             TEACHER_ROWS.labels(arm, outcome, self._identity.model).inc(attempts)
 
     def _report(self, *, now: bool = False) -> None:

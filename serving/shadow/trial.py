@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 
 from protos import records_pb2 as records
-from protos.records import ARM_TRIAL
 from protos.tensors import Array, from_record
 from serving.telemetry import TRIAL_ROWS
 
@@ -32,7 +31,7 @@ class OpenTrial:
     """A trial as the mirror runs it. `seen` holds the inputs that were evaluated.
 
     `inputs_are_whole` says that nothing was redacted: only then may the answer that the caller got stand for the incumbent's,
-    since both students must answer the same input.
+    since both students must answer the same input. `rate` and `share` are the probabilities of the uniform and of the trial arm.
     """
 
     trial_id: str
@@ -40,14 +39,24 @@ class OpenTrial:
     candidate: Student
     inputs_are_whole: bool = True
     model: str = ""
+    rate: float = 0.0
+    share: float = 1.0
     seen: set[bytes] = dataclasses.field(default_factory=set)
 
     def is_new(self, sample: records.Sample) -> bool:
         """Whether this sample belongs to the trial and its input was not evaluated yet."""
         return sample.trial_id == self.trial_id and sample.input_key not in self.seen
 
-    def evaluate(self, sample: records.Sample) -> tuple[records.TrialRow, records.TrialAnswer | None]:
-        """Return the row of a sample, and the answer that waits for the teacher where the students disagree."""
+    def probability(self, pace: float) -> float:
+        """Return with which probability any row becomes one of the trial, at this pace of the trial arm."""
+        return 1.0 - (1.0 - self.rate) * (1.0 - self.share * pace)
+
+    def evaluate(self, sample: records.Sample, probability: float) -> tuple[records.TrialRow, records.TrialAnswer]:
+        """Return the row of a sample, and both students' answers, which wait for the teacher's where they differ.
+
+        Args:
+            probability: with which any row became one of the trial at this time.
+        """
         self.seen.add(sample.input_key)
         inputs = {tensor.name: from_record(tensor) for tensor in sample.inputs}
         if self.inputs_are_whole and sample.student.version == self.incumbent.version:
@@ -64,11 +73,9 @@ class OpenTrial:
             agree=agree,
             incumbent_class=incumbent_class,
             candidate_class=candidate_class,
-            probability=next((arm.probability for arm in sample.arms if arm.arm == ARM_TRIAL), 1.0),
+            probability=probability,
             time_unix_ns=sample.time_unix_ns,
         )
-        if agree:
-            return row, None
         return row, records.TrialAnswer(
             trial_id=self.trial_id,
             incumbent_version=self.incumbent.version,

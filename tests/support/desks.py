@@ -66,12 +66,20 @@ class DeskUnderTest:
     def _judge(self, pair: TrainingPair) -> None:
         if self.progress.live is None:
             return
-        served = self.office.artifact(self.progress.live).logits(pair.inputs).argmax()
-        self.promise.observe(
-            version_of(self.progress.live),
-            learner_right=int(self.learner.logits(pair.inputs).argmax()) == pair.teacher_class,
-            served_right=int(served) == pair.teacher_class,
-        )
+        served_right = self._is_right(self.progress.live, pair)
+        learner_right = int(self.learner.logits(pair.inputs).argmax()) == pair.teacher_class
+        self.promise.observe(version_of(self.progress.live), learner_right=learner_right, served_right=served_right)
+        trial = self.progress.trial
+        if trial is not None:
+            self.promise.observe_duel(
+                trial.identity.trial_id,
+                learner_right=learner_right,
+                candidate_right=self._is_right(trial.identity.candidate, pair),
+                served_right=served_right,
+            )
+
+    def _is_right(self, digest: str, pair: TrainingPair) -> bool:
+        return int(self.office.artifact(digest).logits(pair.inputs).argmax()) == pair.teacher_class
 
     def cut(self) -> dict[str, object]:
         """Cut, and return what became of it."""

@@ -186,7 +186,9 @@ class Shadow:
         """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
         self.ring = Rings({number: Ring(path) for number, path in enumerate(self._paths)})
         self.waiting_teacher, self.waiting_stream = self._spool("teacher"), self._spool("stream")
-        settings = TeacherSection.model_validate({"max_calls_per_s": 1e6, "budget_burst": 1_000_000, **budget})
+        settings = TeacherSection.model_validate(
+            {"max_calls_per_s": 1e6, "budget_burst": 1_000_000, "budget_reserve": 1, **budget}
+        )
         identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s)
         self.mirror = Mirror(
             identity,

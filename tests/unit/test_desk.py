@@ -8,6 +8,7 @@ import pytest
 
 from distill_loop.gates.promise import Outlook
 from protos.errors import UnavailableError
+from registry.bundle import version_of
 from tests.support.desks import DeskUnderTest
 from tests.support.tasks import TASKS
 
@@ -25,15 +26,18 @@ def released(folder: pathlib.Path, *, pairs: int = 150) -> DeskUnderTest:
     return room
 
 
-def test_a_candidate_that_is_nearly_the_live_version_is_not_put_on_trial(folder: pathlib.Path) -> None:
+def test_a_candidate_that_is_clearly_behind_the_live_version_is_not_put_on_trial(folder: pathlib.Path) -> None:
     room = released(folder)
     bundles = len(room.store.list("bundles"))
+    live = version_of(str(room.progress.live))
+    for _ in range(40):
+        room.promise.observe(live, learner_right=False, served_right=True)
 
-    room.take(range(150, 180), steps=0)
     cut = room.cut()
 
     assert cut["outcome"] == "not promising"
-    assert "the learner alone agrees with the teacher on 0, the live version alone on 0" in str(cut["reason"])
+    assert "the learner alone agrees with the teacher on 0, the live version alone on 40" in str(cut["reason"])
+    assert room.promise.outlook(live).num == 20  # the next cut asks newer pairs
     assert (room.progress.cuts, room.progress.unpromising, room.progress.trial) == (1, 1, None)
     assert room.progress.pairs_since_cut == 0
     assert len(room.store.list("bundles")) == bundles  # nothing was exported or written
@@ -63,14 +67,14 @@ def test_a_trial_that_a_drift_overtook_makes_room_for_the_student_as_it_is_now(f
     assert room.cut()["outcome"] == "on trial"
     first = room.progress.trial
     assert first is not None
-    room.take(range(60, 140), turned=1, steps=2)
-    assert not room.desk.cut_due()  # it had no chance yet
+    room.take(range(60, 72))
+    assert not room.desk.cut_due()  # the learner is no better than the candidate
 
-    for number in range(100):  # traffic on which the two students agree
-        first.add_row(number.to_bytes(16, "little"), number.to_bytes(16, "big"), time.time_ns(), agree=True)
-
+    room.take(range(72, 160), turned=1, steps=2)
+    assert room.desk.cut_due()
+    room.progress.pairs_since_cut = room.progress.asked_at = room.progress.learned
     assert not room.desk.cut_due()  # it is asked once per cut's worth of pairs
-    room.take(range(140, 164), turned=1, steps=0)
+    room.take(range(160, 184), turned=1, steps=0)
     assert room.desk.cut_due()
     assert room.cut()["outcome"] == "on trial"
     line = room.office.ledger.find(first.identity.trial_id)

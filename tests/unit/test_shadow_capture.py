@@ -128,13 +128,16 @@ def test_a_trial_takes_its_rows_until_it_ends(tmp_path: pathlib.Path) -> None:
     assert [arm.arm for arm in sample.arms] == [ARM_TRIAL]
 
 
-def test_a_row_that_no_trial_took_names_none(tmp_path: pathlib.Path) -> None:
+def test_a_row_of_the_uniform_arm_belongs_to_the_open_trial_too(tmp_path: pathlib.Path) -> None:
     sampled = Sampled(tmp_path)
-    sampled.capture.set_trial("trial-1", 1e-12)
-
     sampled.capture.offer(served())
+    sampled.capture.set_trial("trial-1", 1e-12)
+    sampled.capture.offer(served())
+    sampled.capture.offer(passed_through(1))
 
-    assert [sample.trial_id for sample in sampled.samples()] == [""]
+    samples = sampled.samples()
+    assert [sample.trial_id for sample in samples] == ["", "trial-1", ""]
+    assert [[arm.arm for arm in sample.arms] for sample in samples[:2]] == [[ARM_UNIFORM]] * 2
 
 
 def test_the_teachers_own_answer_travels_with_the_row_that_it_answered(tmp_path: pathlib.Path) -> None:

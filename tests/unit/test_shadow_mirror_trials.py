@@ -105,7 +105,39 @@ def test_a_row_of_both_arms_is_asked_once_and_counts_for_both(shadow: Shadow) ->
     shadow.settle()
 
     assert sorted(shadow.teacher.asked) == [0, 1]
-    assert [pair.HasField("trial") for pair in sorted(shadow.stream.pairs(), key=number_of)] == [False, True]
+    answers = [pair.trial for pair in sorted(shadow.stream.pairs(), key=number_of)]
+    assert [(answer.incumbent_class, answer.candidate_class) for answer in answers] == [(0, 0), (0, 1)]
+
+
+def test_a_row_of_the_uniform_arm_alone_is_evidence_too(shadow: Shadow) -> None:
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1})))
+    shadow.hand_over([make_sample(number, trial_id="trial-1") for number in range(2)])
+
+    shadow.settle()
+
+    assert [row.agree for row in shadow.stream.trial_rows()] == [True, False]
+    assert sorted(shadow.teacher.asked) == [0, 1]
+    assert shadow.ring.teacher_rows == 2
+
+
+def test_the_trial_arm_keeps_to_the_pace_and_says_with_which_probability(shadow: Shadow) -> None:
+    before = missing_rows()
+    shadow.restart(budget_burst=250, budget_ratio=0.0, budget_reserve=1000)
+    shadow.mirror.set_trial(
+        OpenTrial("trial-1", FakeStudent("incumbent"), FakeStudent("candidate"), rate=0.2, share=0.5)
+    )
+    shadow.hand_over([make_trial_sample(number) for number in range(400)])
+    shadow.settle()
+
+    rows = shadow.stream.trial_rows()
+    assert 60 < len(rows) < 140  # a quarter
+    assert missing_rows() - before == 400 - len(rows)
+    assert {round(row.probability, 6) for row in rows} == {round(1 - 0.8 * (1 - 0.5 * 0.25), 6)}
+
+    shadow.hand_over([make_sample(number, trial_id="trial-1") for number in range(400, 440)])
+    shadow.settle()
+    assert len(shadow.stream.trial_rows()) == len(rows) + 40  # the uniform arm's rows are all taken
+    assert shadow.teacher.asked == list(range(400, 440))
 
 
 def test_a_disagreement_waits_for_the_teacher_and_its_row_does_not(shadow: Shadow) -> None:
