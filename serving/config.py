@@ -43,6 +43,11 @@ class GatewaySection(Section):
         64, description="ModelStreamInfer calls that may be open at once; each has a thread of its own.", ge=1, le=4096
     )
     max_message_bytes: int = Field(16 * 2**20, description="Largest request or answer, in bytes.", ge=1024)
+    max_rows: int = Field(
+        4096,
+        description="Rows that one request may have: all of them are answered in one run, and others wait meanwhile.",
+        ge=1,
+    )
     max_batch: int = Field(16, description="Rows that the batcher joins into one run of the student.", ge=1)
     refuse_nan: bool = Field(True, description="Whether a floating-point input with NaN or infinity is refused.")
     pass_through: bool = Field(

@@ -103,6 +103,7 @@ class Worker:
             {name: model.served for name, model in self._models.items()},
             refuse_nan=gateway.refuse_nan,
             max_message_bytes=gateway.max_message_bytes,
+            max_rows=gateway.max_rows,
             server_version=importlib.metadata.version("everstill"),
         )
         self._server = CallersServer(gateway, servicer)

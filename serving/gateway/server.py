@@ -10,6 +10,7 @@ from concurrent import futures
 from typing import Any
 
 import grpc
+import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -194,7 +195,13 @@ def _unary(method: Callable[..., Any], message: Any) -> "grpc.RpcMethodHandler[A
             request = message.FromString(data)
         except DecodeError:
             abort(unreadable(message.DESCRIPTOR.name), context)
-        return method(request, context)
+        try:
+            return method(request, context)
+        except Exception:  # a supervision point, as for inference: never UNKNOWN, never a traceback
+            if context.code() is not None:  # type: ignore[attr-defined]
+                raise  # gRPC's abort: refused already
+            structlog.get_logger().exception("a call about models failed unexpectedly", call=message.DESCRIPTOR.name)
+            abort(Refusal("INTERNAL", "bug", "this gateway failed on the call; its log says why"), context)
 
     return grpc.unary_unary_rpc_method_handler(answer, None, _serialized)
 

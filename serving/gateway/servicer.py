@@ -129,12 +129,19 @@ class Servicer:
     """Answers inference requests for several models, each by its name."""
 
     def __init__(
-        self, models: Mapping[str, ServedModel], *, refuse_nan: bool, max_message_bytes: int, server_version: str
+        self,
+        models: Mapping[str, ServedModel],
+        *,
+        refuse_nan: bool,
+        max_message_bytes: int,
+        max_rows: int,
+        server_version: str,
     ) -> None:
         self.models = models
         self.server_version = server_version
         self._refuse_nan = refuse_nan
         self._max_message_bytes = max_message_bytes
+        self._max_rows = max_rows
         self._log = structlog.get_logger()
 
     @property
@@ -196,6 +203,7 @@ class Servicer:
         wanted = validation.wanted_outputs(model.settings, request)
         inputs = validation.check_inputs(model.settings, request, refuse_nan=self._refuse_nan)
         num_rows = len(next(iter(inputs.values())))
+        validation.check_rows(num_rows, self._max_rows)
         validation.check_answer_size(model.settings, wanted, num_rows, self._max_message_bytes)
         record_id = mint_record_id()
         if live is None and model.ask_teacher is not None:

@@ -108,6 +108,21 @@ def wanted_outputs(model: ModelSection, request: pb.ModelInferRequest) -> list[s
     return wanted or known
 
 
+def check_rows(num_rows: int, max_rows: int) -> None:
+    """Refuse a request that would keep the student from everybody else for too long.
+
+    Raises:
+        Refusal: RESOURCE_EXHAUSTED, with the number of rows that would do.
+    """
+    if num_rows > max_rows:
+        raise Refusal(
+            "RESOURCE_EXHAUSTED",
+            "too_many_rows",
+            f"the request has {num_rows} rows",
+            fix=f"Send at most {max_rows} in a request",
+        )
+
+
 def check_answer_size(model: ModelSection, wanted: list[str], num_rows: int, max_bytes: int) -> None:
     """Refuse a request whose answer would be larger than a message may be, before the student runs.
 

@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from protos.tensors import strings
 from serving.config import TeacherSection
 from serving.rpc.client import InferenceClient, RpcError
 from serving.teacher.client import TeacherClient, TeacherRefused
+from tests.support.connections import free_ports
 from tests.support.installing import made
 from tests.support.waiting import wait_for
 
@@ -58,14 +58,6 @@ class Teacher(MLModel):
         outputs = [NumpyCodec.encode_output("scores", scores), StringCodec.encode_output("label", ["a"] * len(x))]
         return InferenceResponse(model_name=self.name, id=payload.id, outputs=outputs)
 """
-
-
-def free_ports(num: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos.pool import POOL
+from serving.gateway.servicer import ServedModel
 from tests.support.callers import Callers, FakeSession, callers, refused
 from tests.support.kinds import KINDS
 
@@ -48,6 +49,16 @@ def test_the_index_names_every_model_with_its_version_and_state() -> None:
 def test_the_index_says_where_the_teacher_answers() -> None:
     with callers(None, ask_teacher=lambda inputs, timeout_s: pytest.fail("asked")) as served:
         assert index(served, ready=True)[0] == ("two", "", "READY", "no version yet: the teacher answers")
+
+
+def test_a_bug_in_a_call_about_models_says_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    with callers(FakeSession("v1")) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(ServedModel, "ready", property(lambda self: {}["/a/path"]))
+            code, sentence = refused(lambda: index(served))
+        assert index(served)[0] == ("two", "v1", "READY", "")
+
+    assert (code, sentence) == ("INTERNAL", "this gateway failed on the call; its log says why")
 
 
 def test_there_is_one_repository_and_it_has_no_name() -> None:

@@ -44,14 +44,16 @@ def passing_through() -> Iterator[Callers]:
     def ask(inputs: Mapping[str, Array], timeout_s: float) -> TeacherAnswer:
         raise AssertionError("a wrong request went to the teacher")
 
-    with callers(None, ask_teacher=ask, max_message_bytes=LIMIT) as open_port:
+    with callers(None, ask_teacher=ask, max_message_bytes=LIMIT, max_rows=1024) as open_port:
         yield open_port
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     kinds = session_of(tmp_path_factory.mktemp("kinds"), KINDS, kinds_graph())
-    with callers(FakeSession(), others=[(KINDS, kinds), (WIDE, FakeSession())], max_message_bytes=LIMIT) as open_port:
+    with callers(
+        FakeSession(), others=[(KINDS, kinds), (WIDE, FakeSession())], max_message_bytes=LIMIT, max_rows=1024
+    ) as open_port:
         yield open_port
 
 

@@ -316,6 +316,14 @@ VALUES = {
     "request too large": _given(
         EXHAUSTED, "oversize", f"Send at most {LIMIT}", bytes=np.zeros((LIMIT // 16, 4), np.int32)
     ),
+    "more rows than one request may have": _given(
+        EXHAUSTED,
+        "too_many_rows",
+        "the request has 1025 rows",
+        "Send at most 1024",
+        bytes=np.zeros((1025, 4), np.int32),
+        weights=np.zeros((1025, 2), np.float32),
+    ),
     "answer too large": Case(
         lambda: infer_request("wide", {"x": np.zeros((1000, 1), np.int8)}),
         EXHAUSTED,

@@ -208,6 +208,7 @@ def callers(
         },
         refuse_nan=gateway.refuse_nan,
         max_message_bytes=gateway.max_message_bytes,
+        max_rows=gateway.max_rows,
         server_version="test",
     )
     server = CallersServer(gateway, servicer)

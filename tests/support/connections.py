@@ -1,6 +1,7 @@
 """Connections to a gateway of several workers: each is a TCP connection of its own, and it can be told which worker has it."""
 
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,15 @@ from serving.shadow.ring import Ring
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MOST_TRIES = 64
+
+
+def free_ports(num: int) -> list[int]:
+    """Return ports of this machine that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 class Answered(NamedTuple):
