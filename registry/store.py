@@ -245,15 +245,15 @@ def open_store(url: str) -> ObjectStore:
 
 
 @contextlib.contextmanager
-def lock_file(path: pathlib.Path) -> Iterator[None]:
+def lock_file(path: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file of this host, made if absent; it ends with the process, however that ends.
 
     Raises:
-        OSError: the file can't be made or locked.
+        BlockingIOError: another holds it, and it isn't waited for. OSError: the file can't be made or locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # children don't inherit it
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -24,7 +24,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, multiprocess, start_http_server
 
-from protos.errors import ConfigurationError, EverstillError, FormatError, UnavailableError
+from protos.errors import ConfigurationError, ConflictError, EverstillError, FormatError, UnavailableError
 from registry import logs
 from registry.bundle import version_of
 from registry.ledger import Ledger
@@ -116,8 +116,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop_soon())
         try:
-            for one in self._models.values():
-                self._prepare(one.settings)
+            if not self._prepare():
+                return
             check_stream(self._settings.stream.path)
             self._port = hold(self._gateway.host, self._gateway.port)
             for worker in self._workers:
@@ -137,19 +137,27 @@ class Supervisor:
             for descriptor in self._locks:
                 os.close(descriptor)
             shutil.rmtree(self._metrics_dir, ignore_errors=True)
-        self._log.info("gateway stopped")
+            if self._stopping:
+                self._log.info("gateway stopped")
 
     def _stop_soon(self) -> None:
         self._stopping = True
         self._heard.put(None)  # a SimpleQueue may be used in a signal's handler, a lock may not
 
-    def _prepare(self, settings: ServingSettings) -> None:
-        """Make one model's capture folder this gateway's own, with a ring for each worker."""
-        folder = rings.folder_of(settings.capture.dir, settings.model.name)
+    def _prepare(self) -> bool:
+        """Make each model's capture folder this gateway's own, with a ring for each worker; False where it was stopped meanwhile."""
         patience_s = 2 * self._gateway.drain_deadline_s + STOP_SLACK_S
-        self._locks.append(lock(folder, orphans_s=patience_s, stopping=lambda: self._stopping))
-        allowed = functools.partial(allowed_rows, settings.teacher)
-        rings.prepare(folder, self._gateway.workers, settings.capture.ring_bytes, allowed)
+        for settings in (one.settings for one in self._models.values()):
+            folder = rings.folder_of(settings.capture.dir, settings.model.name)
+            try:
+                self._locks.append(lock(folder, orphans_s=patience_s, stopping=lambda: self._stopping))
+            except ConflictError:
+                if self._stopping:
+                    return False
+                raise
+            allowed = functools.partial(allowed_rows, settings.teacher)
+            rings.prepare(folder, self._gateway.workers, settings.capture.ring_bytes, allowed)
+        return True
 
     def _supervise(self) -> None:
         while not self._stopping:

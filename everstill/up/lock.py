@@ -5,12 +5,12 @@ processes tell their status. The system frees the lock when its holder ends, wha
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
 
 from protos.errors import ConflictError, UnavailableError
+from registry.store import lock_file
 
 LOCK_FILE = "up.lock"
 
@@ -22,24 +22,19 @@ def only_one(logs: pathlib.Path) -> Iterator[None]:
     Raises:
         ConflictError: another `everstill up` holds it. UnavailableError: the folder can't be used.
     """
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-        lock = os.open(logs / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)  # children don't inherit it
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot use the folder {logs}: {error.strerror}", fix="Set stream.path to where it can be written"
-        ) from None
-    try:
+    path = logs / LOCK_FILE
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            logs.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_file(path, wait=False))
+            path.write_text(str(os.getpid()))
         except BlockingIOError:
-            owner = os.pread(lock, 32, 0).decode(errors="replace") or "unknown"
             raise ConflictError(
-                f"another everstill up with logs in {logs} runs already (pid {owner})",
+                f"another everstill up with logs in {logs} runs already (pid {path.read_text() or 'unknown'})",
                 fix="Stop it first, or give this one a stream.path of its own",
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot use the folder {logs}: {error.strerror}", fix="Set stream.path to where it can be written"
+            ) from None
         yield
-    finally:
-        os.close(lock)

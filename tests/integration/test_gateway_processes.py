@@ -13,6 +13,8 @@ import pytest
 from registry.bundle import version_of
 from registry.pointers import Trial
 from serving.rpc.client import RpcError
+from serving.shadow.rings import folder_of
+from serving.supervision.capture_lock import LOCK_FILE, lock
 from tests.support.environment import environment
 from tests.support.gateways import MODEL, RunningGateway, children_of, client, gateway
 from tests.support.students import publish_student
@@ -267,6 +269,18 @@ def test_a_gateway_that_was_killed_is_followed_by_one_that_waits_for_its_orphans
         running.start()
 
         running.wait_for_live(version_of(digest))
+
+
+def test_a_gateway_that_waits_for_orphans_can_be_stopped(tmp_path: pathlib.Path) -> None:
+    folder = folder_of(tmp_path / "everstill-data/capture", MODEL)
+    held = lock(folder, orphans_s=0.0)
+    (folder / LOCK_FILE).write_text(str(2**31 - 1))  # as of a gateway that is gone
+    with gateway(tmp_path) as running:
+        wait_for(lambda: "waiting for the children" in running.log.read_text(), what="it to wait")
+
+        assert running.stop() == 0
+    os.close(held)
+    assert said(running.log.read_text()) == []
 
 
 def test_a_mistake_in_the_file_is_one_line_and_an_exit_code(tmp_path: pathlib.Path) -> None:
