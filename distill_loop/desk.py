@@ -34,8 +34,6 @@ KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "
 CHECK_ROWS = 128
 #: Rows, and the size of free dimensions, that stand for them before there are any.
 PLAUSIBLE_ROWS, PLAUSIBLE_SIZE = 3, 24
-#: Rows that are asked whether a trial looks promising; where fresh pairs are fewer, the newest held-out ones fill up.
-OUTLOOK_ROWS = 32
 #: Steps between two signs of life while the first version is trained.
 STEPS_PER_SIGN = 16
 
@@ -161,7 +159,7 @@ class Desk:
             return False
         self._progress.asked_at = self._progress.learned
         duel = self._promise.duel(trial.identity.trial_id)
-        return is_overtaken(self._rule, trial.certain(), duel)
+        return is_overtaken(self._rule, trial.certain(), trial.num_answered, duel)
 
     def cut(self, save: Callable[[], None]) -> None:
         """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit.
@@ -181,7 +179,7 @@ class Desk:
         assert live is not None
         self._progress.pairs_since_cut = 0
         self._progress.cuts += 1
-        outlook = self._outlook(live)
+        outlook = self._promise.outlook(version_of(live))
         if not outlook.promising:
             self._promise.forget()
             self._progress.unpromising += 1
@@ -230,18 +228,6 @@ class Desk:
         evidence = {**self._evidence(trial, decision), "reason": "superseded: the learner has overtaken the candidate"}
         self._close(trial, "inconclusive", evidence)
         VERDICTS.labels("INCONCLUSIVE").inc()
-
-    def _outlook(self, live: str) -> Outlook:
-        """Return how the learner does against the live version: on fresh pairs, and, while those are few, on held-out ones."""
-        fresh = self._promise.outlook(version_of(live))
-        num_held_out = min(self._learner.num_held_out, OUTLOOK_ROWS - fresh.num)
-        if num_held_out <= 0:  # held-out pairs are ten times as old as as many fresh ones
-            return fresh
-        rows, teacher_BC = self._learner.held_out(num_held_out)
-        teacher = teacher_BC.argmax(axis=1)
-        mine = self._learner.logits(rows).argmax(axis=1) == teacher
-        served = self._office.artifact(live).logits(rows).argmax(axis=1) == teacher
-        return fresh + Outlook(int((mine & ~served).sum()), int((served & ~mine).sum()), len(teacher))
 
     def _note_cut(self, digest: str | None, outcome: str, reason: str) -> None:
         version = version_of(digest) if digest else None

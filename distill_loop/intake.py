@@ -107,7 +107,7 @@ class Intake:
         if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
             raise FormatError(f"a trial row's record id or input key doesn't have {ID_BYTES} bytes")
         for row in batch.rows:
-            trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree)
+            trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree, probability=row.probability)
 
     def _take_pair(self, pair: records.LogitPair) -> None:
         """Judge a pair, then let the learner have it."""
@@ -137,10 +137,36 @@ class Intake:
             if not MIN_PROBABILITY <= uniform <= 1:
                 raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
             served_right = _top(from_record(pair.student.logits)) == teacher_class
+        evaluated = self._count_in_trial(pair, teacher_class)
+        if uniform is not None and served_right is not None:
+            self._agreement.observe(served_right, uniform)
+        live = self._progress.live and version_of(self._progress.live)
+        if not evaluated and (served_right is None or pair.student.version != live):
+            return  # says nothing of the learner beside what serves now
+        try:
+            learner_right = _top(self._learner.logits(training.inputs)) == teacher_class
+        except FormatError:
+            return  # it will refuse the pair, and say why
         trial = self._progress.trial
-        asked = trial is not None and pair.trial.trial_id == trial.identity.trial_id
-        if trial is not None and asked:
-            trial.add_answer(
+        if evaluated and trial is not None:
+            served_right = pair.trial.incumbent_class == teacher_class
+            self._promise.observe_duel(
+                trial.identity.trial_id,
+                learner_right=learner_right,
+                candidate_right=pair.trial.candidate_class == teacher_class,
+                served_right=served_right,
+            )
+            live = version_of(trial.identity.incumbent)
+        if live and served_right is not None:
+            self._promise.observe(live, learner_right=learner_right, served_right=served_right)
+
+    def _count_in_trial(self, pair: records.LogitPair, teacher_class: int) -> bool:
+        """Let the open trial have a pair's answer; returns whether it is one of its rows, and new."""
+        trial = self._progress.trial
+        return (
+            trial is not None
+            and pair.trial.trial_id == trial.identity.trial_id
+            and trial.add_answer(
                 pair.record_id,
                 pair.input_key,
                 pair.time_unix_ns,
@@ -148,33 +174,7 @@ class Intake:
                 candidate_class=pair.trial.candidate_class,
                 teacher_class=teacher_class,
             )
-        if served_right is not None:
-            assert uniform is not None
-            self._agreement.observe(served_right, uniform)
-        if served_right is not None or asked:
-            self._compare(pair, training, served_right, asked=asked)
-
-    def _compare(
-        self, pair: records.LogitPair, training: TrainingPair, served_right: bool | None, *, asked: bool
-    ) -> None:
-        """Have the learner answer a fresh pair too, one of the trial's or one that the live version answered; where it can't it has no
-        opinion."""
-        try:
-            learner_right = _top(self._learner.logits(training.inputs)) == training.teacher_class
-        except FormatError:
-            return  # it will refuse the pair, and say why
-        live = self._progress.live and version_of(self._progress.live)
-        if asked:
-            served_right = pair.trial.incumbent_class == training.teacher_class
-            candidate_right = pair.trial.candidate_class == training.teacher_class
-            self._promise.observe_duel(
-                pair.trial.trial_id,
-                learner_right=learner_right,
-                candidate_right=candidate_right,
-                served_right=served_right,
-            )
-        if served_right is not None and live and (asked or pair.student.version == live):
-            self._promise.observe(live, learner_right=learner_right, served_right=served_right)
+        )
 
     def _check_inputs(self, pair: TrainingPair) -> None:
         """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""

@@ -115,6 +115,11 @@ class CaptureSection(Section):
     )
     mirror_nice: int = Field(10, description="Niceness of the mirror: it gives way to the workers.", ge=0, le=19)
 
+    @property
+    def key(self) -> bytes:
+        """The key of coins and hashes."""
+        return self.seed.get_secret_value().encode()[:64]
+
 
 class TeacherSection(Section):
     """The teacher that the mirror asks: any Open Inference Protocol server over gRPC."""
@@ -139,7 +144,8 @@ class TeacherSection(Section):
     budget_burst: int = Field(200, description="Rows that may be asked ahead of that share.", ge=1)
     budget_reserve: int = Field(
         100,
-        description="Rows left of that cap from which on a trial gets all of its rows; with fewer left as many fewer.",
+        description="Unspent rows of that cap from which on a trial evaluates every row of its arm; below, the share unspent rows / "
+        "budget_reserve.",
         ge=1,
     )
     max_calls_per_s: float = Field(100.0, description="Hard cap on rows asked of the teacher a second.", gt=0)

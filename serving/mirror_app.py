@@ -107,6 +107,7 @@ def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: Embed
             teacher_kind=KINDS[settings.teacher.kind],
             max_batch=settings.teacher.max_batch,
             report_interval_s=settings.capture.report_interval_s,
+            key=settings.capture.key,
         ),
         rings,
         Budget(settings.teacher, rings),

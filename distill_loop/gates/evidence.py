@@ -80,7 +80,7 @@ def requests_needed(counters: Counters, m: float, alpha: float, since: Counters 
     """Return the total at which E_t(m) reaches 1/alpha if wins and losses keep the rates of these counters; None if never.
 
     Args:
-        since: evidence that is there already and to which they add, where it isn't theirs.
+        since: what was counted already, where that isn't these counters; the total returned begins with it.
     """
     if not counters.total:
         return None
@@ -90,8 +90,8 @@ def requests_needed(counters: Counters, m: float, alpha: float, since: Counters 
     if rates.max() <= 0 and _log_sum_exp(base) < threshold:
         return None
 
-    def reached(total: int) -> bool:
-        return _log_sum_exp(base + rates * total) >= threshold
+    def reached(more: int) -> bool:
+        return _log_sum_exp(base + rates * more) >= threshold
 
     high = 1
     while not reached(high):

@@ -1,8 +1,8 @@
 """Promise: whether a trial of the student as it is now looks worth its time. No part of the guarantee: it only decides what goes on trial.
 
 The learner answers each fresh pair before it is learned from. Against the served student a win is a pair where only the learner
-agrees with the teacher (the desk adds held-out pairs while these are few). Against the candidate of an open trial they are compared on the
-pairs that the trial itself asked about. The newest pairs alone are kept, so that after a drift the old traffic is soon out of sight.
+agrees with the teacher. Learner and candidate of an open trial are compared on the trial's rows that the teacher answered: those on which
+the students differ, and the uniform arm's. The newest pairs alone are kept, so that after a drift the old traffic is soon out of sight.
 One thread; part of the checkpoint.
 """
 
@@ -35,10 +35,9 @@ class Outlook:
     def __add__(self, other: "Outlook") -> "Outlook":
         return Outlook(self.wins + other.wins, self.losses + other.losses, self.num + other.num)
 
-    @property
-    def counters(self) -> Counters:
-        """The same rows as the gate counts them."""
-        return Counters(self.wins, self.losses, self.num)
+    def counters(self, rows_per_answer: float) -> Counters:
+        """Return what the gate would count where each of these stands for so many of a trial's rows, the others being ties."""
+        return Counters(self.wins, self.losses, round(self.num * rows_per_answer))
 
     @property
     def promising(self) -> bool:
@@ -53,29 +52,32 @@ class Outlook:
 
 @dataclasses.dataclass(frozen=True)
 class Duel:
-    """The newest pairs that a trial asked about: how learner and candidate do there against the served student, and the learner
-    against the candidate."""
+    """The newest rows of a trial that the teacher answered: how learner and candidate do there against the served student, and the
+    learner against the candidate."""
 
     learner: Outlook
     candidate: Outlook
     ahead: Outlook
 
 
-def is_overtaken(rule: Rule, certain: Counters, duel: Duel) -> bool:
+def is_overtaken(rule: Rule, certain: Counters, num_answered: int, duel: Duel) -> bool:
     """Whether an open trial should make room: the student as it is now is `CAUTION` deviations ahead of the candidate on rows that
     both answered, and a trial of it is expected to be decided in less than half the rows that the open one still takes.
 
-    Both are projected at the rates of the duel's rows. Ask seldom: each time is another chance to be wrong. That costs time, not the
+    Both are projected at the rates of the duel's rows, of which there is one for so many of the trial's. Ask seldom: each time is another chance to be wrong. That costs time, not the
     guarantee.
 
     Args:
         certain: the open trial's rows whose outcome is known; answers that are late say nothing against it.
+        num_answered: how many of its rows the teacher was asked about, and answered.
     """
     if duel.ahead.num < LEAST_ROWS or duel.ahead.deviations < CAUTION:
         return False
-    needed = requests_needed(duel.learner.counters, -rule.margin, rule.alpha)
-    end = requests_needed(duel.candidate.counters, -rule.margin, rule.alpha, since=certain)
-    return needed is not None and (end is None or 2 * needed < end - certain.total)
+    rows_per_answer = max(certain.total / max(num_answered, 1), 1.0)
+    needed = requests_needed(duel.learner.counters(rows_per_answer), -rule.margin, rule.alpha)
+    end = requests_needed(duel.candidate.counters(rows_per_answer), -rule.margin, rule.alpha, since=certain)
+    end = rule.max_rows if end is None else min(end, rule.max_rows)
+    return needed is not None and 2 * needed < end - certain.total
 
 
 class Promise:
@@ -95,7 +97,7 @@ class Promise:
         self._rows.append(learner_right - served_right)
 
     def observe_duel(self, trial_id: str, *, learner_right: bool, candidate_right: bool, served_right: bool) -> None:
-        """Take in a fresh pair that a trial asked about; another trial begins anew."""
+        """Take in a fresh pair that is a row of a trial; another trial begins anew."""
         if trial_id != self._trial_id:
             self._trial_id = trial_id
             self._duels.clear()
@@ -118,7 +120,7 @@ class Promise:
         return _count(self._rows if version == self._version else ())
 
     def duel(self, trial_id: str) -> Duel:
-        """Return what the pairs that a trial asked about say."""
+        """Return what a trial's answered rows say."""
         rows = list(self._duels) if trial_id == self._trial_id else []
         return Duel(
             _count(learner for learner, _ in rows),

@@ -17,6 +17,8 @@ from distill_loop.gates.verdict import Wait
 Outcome = Literal["agree", "pending", "win", "loss", "tie"]
 #: Pairs from the first time after the opening say nothing of a trial: the mirror has to take the candidate up first.
 TAKING_UP_NS = 30 * 10**9
+#: Answers that may wait for their rows; beyond, the oldest is forgotten, and its row counts as a loss.
+MAX_EARLY = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +39,28 @@ class TrialState:
         self.identity = identity
         self._outcomes: dict[bytes, Outcome] = {}
         self._inputs: dict[bytes, bytes] = {}
+        self._probabilities: dict[bytes, float] = {}
+        self._early: dict[bytes, Outcome] = {}
+        self._num_answered = 0
         self._num_pairs = 0
         self._pairs_at_last_row = 0
         self._rows_noted = 0
 
-    def add_row(self, record_id: bytes, input_key: bytes, time_unix_ns: int, *, agree: bool) -> None:
-        """Count a trial row; a repeat of its record or its input changes nothing."""
-        if self._is_new(record_id, input_key, time_unix_ns):
-            self._outcomes[record_id] = "agree" if agree else "pending"
+    def add_row(
+        self, record_id: bytes, input_key: bytes, time_unix_ns: int, *, agree: bool, probability: float = 1.0
+    ) -> None:
+        """Count a trial row; a repeat of its record or its input changes nothing.
+
+        Args:
+            probability: with which any row was evaluated at that time; kept for whoever weighs the rows.
+        """
+        answer = self._early.pop(record_id, None)
+        if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._outcomes or input_key in self._inputs:
+            return
+        self._inputs[input_key] = record_id
+        self._probabilities[record_id] = probability
+        self._outcomes[record_id] = "agree" if agree else answer or "pending"
+        self._num_answered += answer is not None
 
     def add_answer(
         self,
@@ -55,12 +71,28 @@ class TrialState:
         incumbent_class: int,
         candidate_class: int,
         teacher_class: int,
-    ) -> None:
-        """Settle a disagreement with the teacher's answer; its row may come later."""
-        if not self._is_new(record_id, input_key, time_unix_ns) and self._outcomes.get(record_id) != "pending":
-            return
+    ) -> bool:
+        """Settle a row with the teacher's answer; returns whether it is one of the trial's, and new.
+
+        An answer that is read before its row waits for it. Else, where the loop is behind, answered rows would be looked at
+        without those beside them that the teacher never answers, which count as losses.
+        """
+        if time_unix_ns <= self.identity.opened_unix_ns:
+            return False
         advantage = (candidate_class == teacher_class) - (incumbent_class == teacher_class)
-        self._outcomes[record_id] = {1: "win", -1: "loss"}.get(advantage, "tie")  # type: ignore[assignment]
+        outcome: Outcome = "win" if advantage > 0 else "loss" if advantage < 0 else "tie"
+        known = self._outcomes.get(record_id)
+        if known is None:
+            if input_key in self._inputs or record_id in self._early:
+                return False
+            self._early[record_id] = outcome
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
+            return True
+        if known == "pending":
+            self._outcomes[record_id] = outcome
+        self._num_answered += known in ("pending", "agree")
+        return known in ("pending", "agree")
 
     def note_pair(self, time_unix_ns: int) -> None:
         """Count a pair, of any arm, that arrived while the trial is open; one from before it could have rows doesn't count."""
@@ -75,6 +107,11 @@ class TrialState:
     def wait(self) -> Wait:
         """How many pairs have arrived meanwhile."""
         return Wait(self._num_pairs, self._num_pairs - self._pairs_at_last_row)
+
+    @property
+    def num_answered(self) -> int:
+        """Rows with the teacher's answer, those on which the students agree included."""
+        return self._num_answered
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have this outcome."""
@@ -93,7 +130,14 @@ class TrialState:
         """Return every row as JSON lines: from these anybody can compute the evidence again."""
         keys = {record_id: key for key, record_id in self._inputs.items()}
         lines = (
-            json.dumps({"record_id": record_id.hex(), "input_key": keys[record_id].hex(), "outcome": outcome})
+            json.dumps(
+                {
+                    "record_id": record_id.hex(),
+                    "input_key": keys[record_id].hex(),
+                    "outcome": outcome,
+                    "probability": self._probabilities[record_id],
+                }
+            )
             for record_id, outcome in self._outcomes.items()
         )
         return "".join(line + "\n" for line in lines).encode()
@@ -101,26 +145,25 @@ class TrialState:
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         keys = {record_id: key for key, record_id in self._inputs.items()}
-        rows = [(record_id, keys[record_id], outcome) for record_id, outcome in self._outcomes.items()]
-        pairs = [self._num_pairs, self._pairs_at_last_row, self._rows_noted]
-        return {"identity": dataclasses.asdict(self.identity), "rows": rows, "pairs": pairs}
+        rows = [
+            (record_id, keys[record_id], outcome, self._probabilities[record_id])
+            for record_id, outcome in self._outcomes.items()
+        ]
+        pairs = [self._num_pairs, self._pairs_at_last_row, self._rows_noted, self._num_answered]
+        early = list(self._early.items())
+        return {"identity": dataclasses.asdict(self.identity), "rows": rows, "early": early, "pairs": pairs}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "TrialState":
         """Return the trial that `state_dict` described."""
         trial = cls(TrialIdentity(**state["identity"]))
-        for record_id, key, outcome in state["rows"]:
+        for record_id, key, outcome, probability in state["rows"]:
             trial._outcomes[record_id] = outcome
             trial._inputs[key] = record_id
-        trial._num_pairs, trial._pairs_at_last_row, trial._rows_noted = state["pairs"]
+            trial._probabilities[record_id] = probability
+        trial._early = dict(state["early"])
+        trial._num_pairs, trial._pairs_at_last_row, trial._rows_noted, trial._num_answered = state["pairs"]
         return trial
-
-    def _is_new(self, record_id: bytes, input_key: bytes, time_unix_ns: int) -> bool:
-        """Take note of a record that counts; False where it, or its input, was counted before or is older than the freeze."""
-        if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._outcomes or input_key in self._inputs:
-            return False
-        self._inputs[input_key] = record_id
-        return True
 
 
 def counters_of_rows(lines: Iterable[str]) -> Counters:

@@ -41,8 +41,8 @@ class Budget:
         self._refilled_at = clock()
 
     def pace(self) -> float:
-        """Return the share of a trial's rows that the savings allow for now: all from `budget_reserve` saved rows on, with fewer as
-        many fewer. So trials live on what the uniform arm leaves, and something is there when the traffic turns."""
+        """Return the share of the trial arm's rows that is evaluated now: unspent rows over `budget_reserve`, at most 1. So trials
+        live on what the uniform arm leaves, and something is there when the traffic turns."""
         saved = allowed_rows(self._settings, self._ring.rows_seen) - self._ring.teacher_rows
         return min(1.0, max(0.0, saved / self._settings.budget_reserve))
 

@@ -36,7 +36,7 @@ class Capture:
     def __init__(self, settings: CaptureSection, teacher: TeacherSection, model: ModelSection, ring: Ring) -> None:
         check_rules(settings.redact, model.inputs)
         self._settings = settings
-        self._key = settings.seed.get_secret_value().encode()[:64]
+        self._key = settings.key
         self._policy = policy_id(rate=settings.rate)
         self._teacher_kind = KINDS[teacher.kind]
         self._model = model.name
@@ -46,7 +46,7 @@ class Capture:
         self._log = structlog.get_logger()
 
     def set_trial(self, trial_id: str, share: float) -> None:
-        """Hand a share of rows over for a trial; an empty id ends it."""
+        """Hand a share of rows over for a trial, beside what the uniform arm takes; an empty id ends it."""
         self._trial = (trial_id, share if trial_id else 0.0)
 
     def offer(self, served: Served) -> None:
@@ -96,7 +96,6 @@ class Capture:
             sample.subject_tag = keyed_tag(self._key, str(parameters[SUBJECT_KEY]))
         if served.logits_BC is not None:
             sample.trial_id = trial_id  # also what only the uniform arm took: the teacher is asked anyway
-        if served.logits_BC is not None:
             sample.student.version = served.version
             sample.student.latency_s = served.latency_s
             sample.student.logits.CopyFrom(to_record(self._output, served.logits_BC[row : row + 1]))

@@ -7,7 +7,6 @@ the workers drop and count. One thread; `set_trial` is called by another.
 """
 
 import dataclasses
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -18,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
-from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM
+from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM, coin
 from protos.tensors import Array, from_record, to_record
 from protos.topics import PAIRS, REPORTS, TRIALS, partition_of, topic
 from serving.shadow.budget import Budget
@@ -39,6 +38,8 @@ from serving.telemetry import (
     TEACHER_SECONDS,
 )
 
+#: Name of the coin that holds the trial arm to the budget's pace.
+PACE = "pace"
 #: Frames taken from the rings in one step.
 FRAMES_PER_STEP = 64
 #: Wait of a mirror that found less than a step takes, so that steps (each has a sync of the disk) don't become many small
@@ -77,7 +78,7 @@ class Publisher(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Who the mirror is, and how its stream is laid out."""
+    """Who the mirror is, how its stream is laid out, and the key of this deployment's coins."""
 
     gateway: str
     model: str
@@ -85,6 +86,7 @@ class Identity:
     teacher_kind: int
     max_batch: int
     report_interval_s: float
+    key: bytes
 
 
 class Mirror:
@@ -94,7 +96,6 @@ class Mirror:
         waiting_teacher: spool of LogitPairs without the teacher's answer.
         waiting_stream: spool of messages that the stream didn't take, see `Message.to_spool`.
         breaker_open: whether the teacher's breaker is open now.
-        seed: of the coins that hold a trial to the budget's pace.
     """
 
     def __init__(
@@ -108,7 +109,6 @@ class Mirror:
         waiting_teacher: Spool,
         waiting_stream: Spool,
         breaker_open: Callable[[], bool] = lambda: False,
-        seed: int | None = None,
     ) -> None:
         self._identity = identity
         self._rings = rings
@@ -118,7 +118,6 @@ class Mirror:
         self._waiting_teacher = waiting_teacher
         self._waiting_stream = waiting_stream
         self._breaker_open = breaker_open
-        self._random = random.Random(seed)
         self._trial: OpenTrial | None = None
         self._unplaced_messages: list[Message] = []
         self._unplaced_pairs: list[records.LogitPair] = []
@@ -213,14 +212,18 @@ class Mirror:
             if trial is None or not trial.is_new(sample):
                 continue
             uniform = any(arm.arm == ARM_UNIFORM for arm in sample.arms)
-            pace = self._budget.pace()
-            if not (uniform or self._random.random() < pace) or not self._budget.reserve(1):
+            pace = self._hold_to_pace(sample)
+            if not sample.arms:
+                answers[sample.record_id] = None
+                self._missing("pace", 1)
+                continue
+            if not self._budget.reserve(1):
                 continue
             try:
                 row, answer = trial.evaluate(sample, trial.probability(pace))
-            except Exception:  # a supervision point: one row that a student can't answer must not stop all others
+            except Exception:  # a supervision point: one sample that can't be read must not stop all others
                 self._budget.refund(1)
-                self._log.exception("a trial row can't be evaluated", trial_id=trial.trial_id)
+                self._log.exception("a trial row can't be read", trial_id=trial.trial_id)
                 continue
             rows.append(row)
             answers[sample.record_id] = answer if uniform or not row.agree else None
@@ -229,6 +232,19 @@ class Mirror:
         if trial is not None and rows:
             messages.append(self._trial_message(trial, rows))
         return answers
+
+    def _hold_to_pace(self, sample: records.Sample) -> float:
+        """Let the trial arm take a sample as seldom as the budget's pace allows, and return that; its coin is the record's, as any arm's."""
+        pace = self._budget.pace()
+        takes = coin(self._identity.key, PACE, sample.record_id) < pace
+        arms = [
+            records.ArmTaken(arm=one.arm, probability=one.probability * (pace if one.arm == ARM_TRIAL else 1.0))
+            for one in sample.arms
+            if takes or one.arm != ARM_TRIAL
+        ]
+        del sample.arms[:]
+        sample.arms.extend(arms)
+        return pace
 
     def _ask(self, pairs: list[records.LogitPair]) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
         """Return pairs with their answers, and those to keep for later. Every pair is reserved in the budget already."""

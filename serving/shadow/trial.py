@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from protos import records_pb2 as records
 from protos.tensors import Array, from_record
 from serving.telemetry import TRIAL_ROWS
+
+#: What a student says that can't answer.
+NO_CLASS = -1
 
 
 class Student(Protocol):
@@ -37,10 +41,10 @@ class OpenTrial:
     trial_id: str
     incumbent: Student
     candidate: Student
+    rate: float
+    share: float
     inputs_are_whole: bool = True
     model: str = ""
-    rate: float = 0.0
-    share: float = 1.0
     seen: set[bytes] = dataclasses.field(default_factory=set)
 
     def is_new(self, sample: records.Sample) -> bool:
@@ -62,8 +66,8 @@ class OpenTrial:
         if self.inputs_are_whole and sample.student.version == self.incumbent.version:
             incumbent_class = _top(from_record(sample.student.logits))
         else:
-            incumbent_class = _top(self.incumbent.run(inputs))
-        candidate_class = _top(self.candidate.run(inputs))
+            incumbent_class = self._class_of(self.incumbent, inputs)
+        candidate_class = self._class_of(self.candidate, inputs)
         agree = incumbent_class == candidate_class
         TRIAL_ROWS.labels("yes" if agree else "no", self.model).inc()
         row = records.TrialRow(
@@ -83,6 +87,15 @@ class OpenTrial:
             incumbent_class=incumbent_class,
             candidate_class=candidate_class,
         )
+
+    def _class_of(self, student: Student, inputs: Mapping[str, Array]) -> int:
+        """Return the class that a student answers, or none where it can't: that is wrong, whatever the teacher says, and no reason to
+        leave the row out."""
+        try:
+            return _top(student.run(inputs))
+        except Exception:  # a supervision point: one row that a student can't answer must not stop all others
+            structlog.get_logger().exception("a student can't answer a trial row", version=student.version)
+            return NO_CLASS
 
 
 def _top(logits_1C: Array) -> int:

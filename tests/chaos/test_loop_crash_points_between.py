@@ -58,8 +58,19 @@ class Overtaking(Script):
             for row in batch.rows:
                 row.agree = True
             pairs = [make_pair(number, student_label=(number + 1) % NUM_CLASSES) for number in range(300, 380)]
-            for pair in pairs:
+            for (
+                pair
+            ) in pairs:  # as the mirror publishes what the uniform arm took: both students give the same wrong class
                 pair.student.version = version_of(live.digest)
+                pair.trial.trial_id = trial.trial_id
+                pair.trial.incumbent_class = pair.trial.candidate_class = NUM_CLASSES
+                batch.rows.add(
+                    record_id=pair.record_id,
+                    input_key=pair.input_key,
+                    agree=True,
+                    probability=1.0,
+                    time_unix_ns=pair.time_unix_ns,
+                )
             self._writer.trial(batch, pairs)
 
 
@@ -71,7 +82,7 @@ def assert_one_trial_made_room_for_the_next(store: ObjectStore, published: list[
     assert pointer is not None
     state = checkpoint.load(store.get(pointer.path).data)
     assert line.evidence["reason"] == "superseded: the learner has overtaken the candidate"
-    assert (line.evidence["total"], line.evidence["wins"]) == (200, 0)
+    assert (line.evidence["total"], line.evidence["wins"]) == (280, 0)
     assert trial.candidate != line.digest
     assert state["progress"]["trial"]["identity"]["trial_id"] == trial.trial_id
     assert state["progress"]["trial"]["rows"] == []

@@ -23,6 +23,7 @@ from serving.telemetry import MISSING
 
 NUM_CLASSES = 3
 MAX_BATCH = 4
+KEY = b"key"
 
 
 def make_sample(
@@ -63,7 +64,7 @@ class FakeStudent:
 
 def open_trial(differs: frozenset[int] = frozenset()) -> OpenTrial:
     """Return a trial whose students differ on these inputs."""
-    return OpenTrial("trial-1", FakeStudent("incumbent"), FakeStudent("candidate", differs))
+    return OpenTrial("trial-1", FakeStudent("incumbent"), FakeStudent("candidate", differs), rate=0.5, share=0.5)
 
 
 class AwayError(UnavailableError):
@@ -189,7 +190,9 @@ class Shadow:
         settings = TeacherSection.model_validate(
             {"max_calls_per_s": 1e6, "budget_burst": 1_000_000, "budget_reserve": 1, **budget}
         )
-        identity = Identity("gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s)
+        identity = Identity(
+            "gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s, KEY
+        )
         self.mirror = Mirror(
             identity,
             self.ring,

@@ -99,7 +99,7 @@ def test_an_open_trial_stays_open_where_nothing_replaces_it(
 
     assert room.cut()["outcome"] == "unchanged"  # since the trial was opened
     with monkeypatch.context() as patched:
-        patched.setattr(room.desk, "_outlook", lambda live: Outlook(0, 9, 32))
+        patched.setattr(room.promise, "outlook", lambda version: Outlook(0, 9, 32))
         assert room.cut()["outcome"] == "not promising"
     room.take(range(60, 140), turned=1, steps=2)
     with monkeypatch.context() as patched:

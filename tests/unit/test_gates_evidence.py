@@ -161,3 +161,15 @@ def test_nothing_is_forecast_from_nothing() -> None:
 def test_impossible_counters_are_refused(wrong: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"negative|more than"):
         Counters(*wrong)
+
+
+def test_requests_needed_go_on_from_what_was_counted() -> None:
+    counted, rates = Counters(10, 2, 400), Counters(6, 1, 100)
+    needed = requests_needed(rates, 0.0, ALPHA, since=counted)
+
+    assert needed is not None
+    more = (needed - counted.total) / rates.total
+    reached = Counters(counted.wins + math.ceil(6 * more), counted.losses + math.floor(more), needed)
+    assert log_evidence(reached, 0.0) >= -math.log(ALPHA) - 0.2
+    assert requests_needed(Counters(0, 0, 100), 0.0, ALPHA, since=counted) is None
+    assert requests_needed(rates, 0.0, ALPHA, since=Counters(0, 0, 0)) == requests_needed(rates, 0.0, ALPHA)

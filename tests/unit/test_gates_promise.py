@@ -122,21 +122,22 @@ RULE = Rule(alpha=0.01, max_rows=20_000)
 
 
 @pytest.mark.parametrize(
-    ("trial", "pairs", "overtaken"),
+    ("trial", "answered", "pairs", "overtaken"),
     [
-        (Counters(10, 10, 2000), (12, 0, 4, 20), True),  # a drift: the open trial leads nowhere
-        (Counters(0, 0, 8), (12, 0, 0, 4), True),
-        (Counters(0, 0, 8), (12, 0, 0, 3), False),  # too few pairs to say
-        (Counters(13, 0, 40), (6, 0, 12, 2), False),  # ahead, but the open one is nearly decided
-        (Counters(10, 10, 2000), (3, 0, 4, 30), False),  # may be chance
-        (Counters(10, 10, 2000), (6, 3, 4, 30), False),
-        (Counters(10, 10, 2000), (0, 0, 20, 20), False),  # no better than the candidate
+        (Counters(10, 10, 2000), 400, (12, 0, 4, 20), True),  # a drift: the open trial leads nowhere
+        (Counters(0, 0, 8), 8, (12, 0, 0, 4), True),
+        (Counters(0, 0, 8), 8, (12, 0, 0, 3), False),  # too few pairs to say
+        (Counters(13, 0, 40), 20, (6, 0, 12, 2), False),  # ahead, but the open one is nearly decided
+        (Counters(10, 10, 2000), 400, (3, 0, 4, 30), False),  # may be chance
+        (Counters(10, 10, 2000), 400, (6, 3, 4, 30), False),
+        (Counters(10, 10, 2000), 400, (0, 0, 20, 20), False),  # no better than the candidate
+        (Counters(10, 10, 19_990), 400, (12, 0, 4, 20), False),  # at its end anyway
     ],
 )
 def test_a_trial_makes_room_only_for_a_learner_that_is_far_ahead(
-    trial: Counters, pairs: tuple[int, int, int, int], overtaken: bool
+    trial: Counters, answered: int, pairs: tuple[int, int, int, int], overtaken: bool
 ) -> None:
-    assert is_overtaken(RULE, trial, duels(*pairs).duel("t-1")) == overtaken
+    assert is_overtaken(RULE, trial, answered, duels(*pairs).duel("t-1")) == overtaken
 
 
 def requests_to_promotion(win: float, loss: float, seed: int, *, makes_room: bool) -> tuple[int, int]:
@@ -147,7 +148,7 @@ def requests_to_promotion(win: float, loss: float, seed: int, *, makes_room: boo
     """
     rng = np.random.default_rng(seed)
     promise = Promise()
-    requests = num_made_room = num_pairs = 0
+    requests = num_made_room = num_pairs = num_answered = 0
     counted = Counters(0, 0, 0)
     while log_evidence(counted, 0.0) < -math.log(RULE.alpha):
         requests += 10
@@ -162,6 +163,7 @@ def requests_to_promotion(win: float, loss: float, seed: int, *, makes_room: boo
         counted += Counters(int((taken > 0).sum()), int((taken < 0).sum()), len(taken))
         for row in np.flatnonzero(uniform | (trial & (advantage != 0))):
             num_pairs += 1
+            num_answered += 1
             promise.observe_duel(
                 f"t-{num_made_room}",
                 learner_right=bool(learner[row]),
@@ -170,8 +172,8 @@ def requests_to_promotion(win: float, loss: float, seed: int, *, makes_room: boo
             )
         if makes_room and num_pairs >= 64:
             num_pairs = 0
-            if is_overtaken(RULE, counted, promise.duel(f"t-{num_made_room}")):
-                counted, num_made_room = Counters(0, 0, 0), num_made_room + 1
+            if is_overtaken(RULE, counted, num_answered, promise.duel(f"t-{num_made_room}")):
+                counted, num_answered, num_made_room = Counters(0, 0, 0), 0, num_made_room + 1
     return requests, num_made_room
 
 
@@ -181,4 +183,4 @@ def test_a_learner_no_better_than_the_candidate_hardly_ever_takes_its_place(win:
     both = [requests_to_promotion(win, loss, seed, makes_room=True) for seed in range(25)]
 
     assert statistics.median(requests for requests, _ in both) <= 1.15 * statistics.median(plain)
-    assert sum(num for _, num in both) <= 10
+    assert sum(num for _, num in both) <= 10  # 100 runs of decision 0008: 11 and 17

@@ -1,5 +1,6 @@
 """One trial, row by row: what counts, what counts once, and what doesn't count."""
 
+import json
 import math
 import random
 
@@ -27,8 +28,8 @@ def ident(number: int) -> bytes:
 
 def answer(
     trial: TrialState, number: int, *, candidate: int, incumbent: int, teacher: int, key: int | None = None
-) -> None:
-    trial.add_answer(
+) -> bool:
+    return trial.add_answer(
         ident(number),
         ident(number if key is None else key),
         AFTER_NS,
@@ -44,9 +45,52 @@ def test_wins_losses_and_ties_are_told_apart() -> None:
     answer(trial, 1, candidate=7, incumbent=3, teacher=7)
     answer(trial, 2, candidate=7, incumbent=3, teacher=3)
     answer(trial, 3, candidate=7, incumbent=3, teacher=5)
-    trial.add_row(ident(4), ident(4), AFTER_NS, agree=True)
+    assert trial.cautious() == Counters(0, 0, 0)  # no row of theirs has come yet
+    for number in range(1, 5):
+        trial.add_row(ident(number), ident(number), AFTER_NS, agree=number == 4)
 
     assert trial.certain() == trial.cautious() == Counters(1, 1, 4)
+    assert trial.num_answered == 3
+
+
+def test_answers_that_come_before_their_rows_wait_so_that_silent_rows_beside_them_count_too() -> None:
+    """A loop that is behind may read many pairs before the batch of their rows, and the teacher may be silent where it would say no."""
+    trial = new_trial()
+    for number in range(40):
+        assert answer(trial, number, candidate=7, incumbent=3, teacher=7)
+    assert trial.cautious() == Counters(0, 0, 0)
+    trial = TrialState.from_state_dict(trial.state_dict())
+
+    for number in range(80):
+        trial.add_row(ident(number), ident(number), AFTER_NS, agree=False)
+
+    assert trial.cautious() == Counters(40, 40, 80)
+    assert trial.certain() == Counters(40, 0, 40)
+
+
+def test_an_answer_to_a_row_on_which_both_agree_changes_no_counter_and_counts_once() -> None:
+    for early in (True, False):
+        trial = new_trial()
+        if early:
+            assert answer(trial, 1, candidate=3, incumbent=3, teacher=7)
+        trial.add_row(ident(1), ident(1), AFTER_NS, agree=True, probability=0.25)
+        if not early:
+            assert answer(trial, 1, candidate=3, incumbent=3, teacher=7)
+
+        assert trial.cautious() == trial.certain() == Counters(0, 0, 1)
+        assert trial.num_answered == 1
+        (line,) = trial.rows().decode().splitlines()
+        assert json.loads(line)["probability"] == 0.25
+
+
+def test_what_is_not_the_trials_or_not_new_is_said() -> None:
+    trial = new_trial()
+    trial.add_row(ident(1), ident(1), AFTER_NS, agree=False)
+
+    assert answer(trial, 1, candidate=7, incumbent=3, teacher=7)
+    assert not answer(trial, 1, candidate=7, incumbent=3, teacher=7)
+    assert not answer(trial, 2, key=1, candidate=7, incumbent=3, teacher=7)  # a repeat of the input
+    assert not trial.add_answer(ident(3), ident(3), OPENED_NS, incumbent_class=1, candidate_class=2, teacher_class=2)
 
 
 def test_a_row_that_waits_for_the_teacher_counts_as_a_loss_for_promotion_only() -> None:
@@ -65,6 +109,7 @@ def test_a_burst_of_one_input_is_one_piece_of_evidence() -> None:
     trial = new_trial()
     for number in range(20):
         answer(trial, number, key=99, candidate=7, incumbent=3, teacher=7)
+        trial.add_row(ident(number), ident(99), AFTER_NS, agree=False)
         trial.add_row(ident(100 + number), ident(98), AFTER_NS, agree=True)
 
     assert trial.cautious() == Counters(1, 0, 2)
@@ -124,6 +169,7 @@ def test_a_restart_goes_on_and_kept_rows_give_the_same_counters() -> None:
     trial = new_trial()
     for number in range(12):
         answer(trial, number, candidate=7, incumbent=3, teacher=(7, 3, 5)[number % 3])
+        trial.add_row(ident(number), ident(number), AFTER_NS, agree=False)
     trial.add_row(ident(50), ident(50), AFTER_NS, agree=False)
 
     again = TrialState.from_state_dict(trial.state_dict())

@@ -282,3 +282,47 @@ def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:
 
     assert room.progress.trial.cautious().total == 0
     assert room.progress.learned == 5
+
+
+def evaluated_pair(
+    number: int, *, label: int, incumbent: int, candidate: int, trial_id: str = "t-1"
+) -> records.LogitPair:
+    """A pair of the uniform arm that was a row of a trial too."""
+    pair = make_pair(number, label=label, student_label=incumbent)
+    pair.student.version = "a" * 12
+    pair.trial.trial_id = trial_id
+    pair.trial.incumbent_class, pair.trial.candidate_class = incumbent, candidate
+    return pair
+
+
+def test_a_row_of_the_open_trial_is_a_duel_too_and_counts_once(room: IntakeUnderTest) -> None:
+    room.progress.live = "a" * 64
+    room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    pairs = [
+        evaluated_pair(0, label=0, incumbent=1, candidate=0),
+        evaluated_pair(1, label=1, incumbent=1, candidate=1),
+        evaluated_pair(2, label=2, incumbent=0, candidate=1, trial_id="t-0"),  # late, of a trial that is over
+    ]
+    room.writer.pairs(pairs)
+    room.intake.read()
+    room.writer.pairs(pairs)
+    room.intake.read()
+
+    duel = room.promise.duel("t-1")
+    assert (duel.candidate.wins, duel.candidate.losses, duel.candidate.num) == (1, 0, 2)
+    assert room.promise.outlook("a" * 12).num == 3
+    assert room.progress.repeats == 3
+    estimate = room.agreement.estimate()
+    assert estimate is not None
+    assert estimate.num == 3
+
+
+def test_a_repeat_of_an_input_in_a_trial_is_no_further_duel(room: IntakeUnderTest) -> None:
+    room.progress.live = "a" * 64
+    trial = room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+    pair = evaluated_pair(0, label=0, incumbent=1, candidate=0)
+    trial.add_row(b"\0" * 16, pair.input_key, pair.time_unix_ns, agree=False)
+    room.writer.pairs([pair])
+    room.intake.read()
+
+    assert room.promise.duel("t-1").candidate.num == 0

@@ -102,3 +102,14 @@ def test_what_is_given_back_can_be_reserved_again(ring: Ring) -> None:
 
     assert budget.reserve(1)
     assert ring.teacher_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "spent", "pace"), [(0, 0, 0.1), (180, 0, 1.0), (1000, 0, 1.0), (180, 50, 0.5), (0, 10, 0.0)]
+)
+def test_the_pace_is_what_is_saved_of_the_reserve(ring: Ring, seen: int, spent: int, pace: float) -> None:
+    budget = Budget(settings_of(budget_ratio=0.5, budget_burst=10, budget_reserve=100), ring)
+    ring.count_seen(seen)
+    ring.teacher_rows = spent
+
+    assert budget.pace() == pytest.approx(pace)

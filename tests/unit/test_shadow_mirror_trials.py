@@ -120,24 +120,54 @@ def test_a_row_of_the_uniform_arm_alone_is_evidence_too(shadow: Shadow) -> None:
     assert shadow.ring.teacher_rows == 2
 
 
-def test_the_trial_arm_keeps_to_the_pace_and_says_with_which_probability(shadow: Shadow) -> None:
-    before = missing_rows()
+def trial_at_a_quarter(shadow: Shadow) -> None:
     shadow.restart(budget_burst=250, budget_ratio=0.0, budget_reserve=1000)
     shadow.mirror.set_trial(
         OpenTrial("trial-1", FakeStudent("incumbent"), FakeStudent("candidate"), rate=0.2, share=0.5)
     )
+
+
+def test_the_trial_arm_keeps_to_the_pace_and_says_with_which_probability(shadow: Shadow) -> None:
+    before = missing_rows()
+    trial_at_a_quarter(shadow)
     shadow.hand_over([make_trial_sample(number) for number in range(400)])
     shadow.settle()
 
     rows = shadow.stream.trial_rows()
-    assert 60 < len(rows) < 140  # a quarter
+    assert 60 < len(rows) < 140  # a quarter; all agree, so nothing is spent
     assert missing_rows() - before == 400 - len(rows)
     assert {round(row.probability, 6) for row in rows} == {round(1 - 0.8 * (1 - 0.5 * 0.25), 6)}
 
-    shadow.hand_over([make_sample(number, trial_id="trial-1") for number in range(400, 440)])
+
+def test_the_pace_never_touches_the_uniform_arm(shadow: Shadow) -> None:
+    trial_at_a_quarter(shadow)
+    shadow.hand_over([make_sample(number, trial_id="trial-1") for number in range(20)])
+    shadow.hand_over(
+        [make_sample(number, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1") for number in range(20, 60)]
+    )
     shadow.settle()
-    assert len(shadow.stream.trial_rows()) == len(rows) + 40  # the uniform arm's rows are all taken
-    assert shadow.teacher.asked == list(range(400, 440))
+
+    assert len(shadow.stream.trial_rows()) == len(shadow.teacher.asked) == 60
+    pairs = sorted(shadow.stream.pairs(), key=number_of)
+    arms = [{arm.arm: arm.probability for arm in pair.arms} for pair in pairs]
+    assert all(one[ARM_UNIFORM] == 0.5 for one in arms)
+    taken = [one[ARM_TRIAL] for one in arms if ARM_TRIAL in one]
+    assert 2 <= len(taken) <= 25  # of 40: the pace falls from a quarter as the budget is spent
+    assert all(0.5 * 0.19 <= probability <= 0.5 * 0.25 for probability in taken)
+
+
+def test_another_mirror_tosses_the_same_coins(shadow: Shadow) -> None:
+    samples = [make_trial_sample(number) for number in range(100)]
+    evaluated = []
+    for _ in range(2):
+        shadow.stream.messages.clear()
+        trial_at_a_quarter(shadow)
+        shadow.hand_over(samples)
+        shadow.settle()
+        evaluated.append([row.record_id for row in shadow.stream.trial_rows()])
+
+    assert evaluated[0] == evaluated[1]
+    assert 5 < len(evaluated[0]) < 60
 
 
 def test_a_disagreement_waits_for_the_teacher_and_its_row_does_not(shadow: Shadow) -> None:
@@ -157,7 +187,9 @@ def test_a_disagreement_waits_for_the_teacher_and_its_row_does_not(shadow: Shado
 def test_the_answer_that_the_caller_got_is_the_incumbents_unless_inputs_were_redacted(shadow: Shadow) -> None:
     for whole, runs in ((True, 0), (False, 1)):
         incumbent = FakeStudent("incumbent")
-        shadow.mirror.set_trial(OpenTrial("trial-1", incumbent, FakeStudent("candidate"), inputs_are_whole=whole))
+        shadow.mirror.set_trial(
+            OpenTrial("trial-1", incumbent, FakeStudent("candidate"), 0.5, 0.5, inputs_are_whole=whole)
+        )
         shadow.hand_over([make_trial_sample(int(whole))])
 
         shadow.settle()
@@ -170,11 +202,14 @@ def test_a_student_that_fails_on_a_row_does_not_stop_the_mirror(shadow: Shadow) 
         def run(self, inputs: Mapping[str, Array]) -> Array:
             raise RuntimeError("this graph has no such input")
 
-    shadow.mirror.set_trial(OpenTrial("trial-1", FakeStudent("incumbent"), Failing("candidate")))
+    shadow.mirror.set_trial(OpenTrial("trial-1", FakeStudent("incumbent"), Failing("candidate"), 0.5, 0.5))
     handed = shadow.hand_over([make_sample(0, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1"), *uniform(1, 1)])
 
     shadow.settle()
 
     assert sorted(ids_of(shadow)) == sorted(handed)
-    assert shadow.stream.trial_rows() == []
+    (row,) = (
+        shadow.stream.trial_rows()
+    )  # it stays in the trial: left out, a candidate would be judged on what it can answer only
+    assert (row.agree, row.incumbent_class, row.candidate_class) == (False, 0, -1)
     assert shadow.ring.teacher_rows == 2
