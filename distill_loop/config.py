@@ -103,9 +103,14 @@ class GateSection(Section):
         description="Pairs after which a trial ends as inconclusive, however few its rows; those of its first 30 s don't count.",
         ge=1,
     )
-    max_share: float = Field(1.0, description="Largest share of requests handed over for a trial.", gt=0, le=1)
+    max_share: float = Field(
+        1.0, description="Largest share of requests handed over for a trial, beside the uniform arm's.", gt=0, le=1
+    )
     teacher_share: float = Field(
-        0.05, description="Share of requests whose disagreement the trial may ask the teacher about.", gt=0, le=1
+        0.05,
+        description="Share of requests whose disagreement the trial may ask the teacher about, beside the uniform arm's.",
+        gt=0,
+        le=1,
     )
 
     @property

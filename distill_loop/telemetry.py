@@ -12,7 +12,7 @@ VERDICTS = Counter("everstill_loop_verdicts_total", "Trials ended, by verdict.",
 PRECHECK_REJECTED = Counter("everstill_loop_precheck_rejected_total", "Candidates that never went on trial.")
 UNPROMISING = Counter(
     "everstill_loop_unpromising_cuts_total",
-    "Cuts that didn't go on trial: on the newest pairs the student looked no better than the live version.",
+    "Cuts that didn't go on trial: on the newest pairs the student was clearly behind the live version.",
 )
 AGREEMENT = Gauge(
     "everstill_loop_agreement_ratio", "Progressive agreement of the served student with the teacher.", ["bound"]

@@ -49,7 +49,9 @@ TEACHER_ROWS = Counter(
 )
 TEACHER_SECONDS = Histogram("everstill_shadow_teacher_seconds", "Time of a teacher call.", ["model"], buckets=_SECONDS)
 MISSING = Counter(
-    "everstill_shadow_missing_total", "Sampled rows without a teacher answer, by reason.", ["reason", "model"]
+    "everstill_shadow_missing_total",
+    "Sampled rows without a teacher answer, by reason; `pace` are rows of the trial arm that were passed over on purpose.",
+    ["reason", "model"],
 )
 BREAKER_OPEN = Gauge(
     "everstill_shadow_breaker_open",

@@ -1,7 +1,7 @@
 """Evidence that a candidate agrees with the teacher more often than the incumbent: anytime-valid, from three counters.
 
 For each trial request D = 1{candidate = teacher} - 1{incumbent = teacher}: a win (+1), a loss (-1) or a tie (0). Where the two
-students agree D is 0 whatever the teacher says, so the teacher is never asked. The e-process against "the average of D is at
+students agree D is 0 whatever the teacher says, so the trial doesn't ask it. The e-process against "the average of D is at
 most m" is a mixture of products over bets lam (docs/gate.md has the proof and its sources):
 
     E_t(m) = sum_k w_k (1 + lam_k (1-m)/(1+m))^wins (1 - lam_k)^losses (1 - lam_k m/(1+m))^ties

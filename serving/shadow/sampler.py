@@ -1,7 +1,7 @@
 """The sampler: which arms take a row, and with which probability. A pure function of record id, policy and key.
 
-Arms toss independent coins. `uniform` feeds training and is the only arm that level estimates use; `trial` hands a share of
-rows to the two students of an open trial; `pass_through` is certain, where the caller's own answer came from the teacher.
+Arms toss independent coins. `uniform` feeds training and is the only arm that level estimates use; `trial` adds a share of
+rows to those that the two students of an open trial answer; `pass_through` is certain, where the caller's own answer came from the teacher.
 """
 
 import hashlib
