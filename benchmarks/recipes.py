@@ -49,7 +49,7 @@ GOALS = {
     "filetypes": Goal(before=0.75, online=0.60, most_calls=0.25),
     "clinc150": Goal(before=0.67, online=0.67, most_calls=0.10),
     "nsl_kdd": Goal(before=0.97, online=0.94, most_calls=0.10),
-    "digits": Goal(before=0.83, online=0.60, most_calls=0.20),
+    "digits": Goal(before=0.80, online=0.57, most_calls=0.20),
 }
 
 
