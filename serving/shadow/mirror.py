@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
-from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM, coin
+from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM
 from protos.tensors import Array, from_record, to_record
 from protos.topics import PAIRS, REPORTS, TRIALS, partition_of, topic
 from serving.shadow.budget import Budget
@@ -25,6 +25,7 @@ from serving.shadow.pairs import lots_of, pair_of
 from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
+from serving.shadow.sampler import hold_to_pace
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.telemetry import (
@@ -38,8 +39,6 @@ from serving.telemetry import (
     TEACHER_SECONDS,
 )
 
-#: Name of the coin that holds the trial arm to the budget's pace.
-PACE = "pace"
 #: Frames taken from the rings in one step.
 FRAMES_PER_STEP = 64
 #: Wait of a mirror that found less than a step takes, so that steps (each has a sync of the disk) don't become many small
@@ -201,9 +200,9 @@ class Mirror:
     def _judge(self, samples: list[records.Sample], messages: list[Message]) -> dict[bytes, records.TrialAnswer | None]:
         """Evaluate the trial's rows; returns what became of each: the answers that wait for the teacher's, or None.
 
-        Every row that the uniform arm took is one of them, since the teacher is asked about it anyway; it keeps what was reserved for
-        it, also where the students agree: were it asked to reserve again, a short budget would leave the uniform arm more of the
-        disagreements than there are. Of the trial arm's rows as many are taken as the budget's pace allows.
+        Every row that the uniform arm took is one of them, and keeps what was reserved for it also where the students agree: were it
+        asked to reserve again, a short budget would leave the uniform arm more of the disagreements than there are. The trial arm
+        keeps to the budget's pace.
         """
         answers: dict[bytes, records.TrialAnswer | None] = {}
         rows: list[records.TrialRow] = []
@@ -212,7 +211,8 @@ class Mirror:
             if trial is None or not trial.is_new(sample):
                 continue
             uniform = any(arm.arm == ARM_UNIFORM for arm in sample.arms)
-            pace = self._hold_to_pace(sample)
+            pace = self._budget.pace()
+            hold_to_pace(self._identity.key, sample, pace)
             if not sample.arms:
                 answers[sample.record_id] = None
                 self._missing("pace", 1)
@@ -232,19 +232,6 @@ class Mirror:
         if trial is not None and rows:
             messages.append(self._trial_message(trial, rows))
         return answers
-
-    def _hold_to_pace(self, sample: records.Sample) -> float:
-        """Let the trial arm take a sample as seldom as the budget's pace allows, and return that; its coin is the record's, as any arm's."""
-        pace = self._budget.pace()
-        takes = coin(self._identity.key, PACE, sample.record_id) < pace
-        arms = [
-            records.ArmTaken(arm=one.arm, probability=one.probability * (pace if one.arm == ARM_TRIAL else 1.0))
-            for one in sample.arms
-            if takes or one.arm != ARM_TRIAL
-        ]
-        del sample.arms[:]
-        sample.arms.extend(arms)
-        return pace
 
     def _ask(self, pairs: list[records.LogitPair]) -> tuple[list[records.LogitPair], list[records.LogitPair]]:
         """Return pairs with their answers, and those to keep for later. Every pair is reserved in the budget already."""

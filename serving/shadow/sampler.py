@@ -6,8 +6,11 @@ rows to those that the two students of an open trial answer; `pass_through` is c
 
 import hashlib
 
+from protos import records_pb2 as records
 from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM, coin
 
+#: Name of the coin that holds the trial arm to the budget's pace.
+PACE = "pace"
 Arms = tuple[tuple[str, float], ...]
 
 
@@ -27,6 +30,22 @@ def toss(key: bytes, record_id: bytes, *, rate: float, trial_share: float, passe
         if probability and coin(key, arm, record_id) < probability:
             arms.append((arm, probability))
     return tuple(arms)
+
+
+def hold_to_pace(key: bytes, sample: records.Sample, pace: float) -> None:
+    """Let the trial arm take a sample as seldom as the budget's pace allows, on top of its own coin; the sample says so.
+
+    Args:
+        pace: share of the trial arm's rows that is evaluated now.
+    """
+    takes = coin(key, PACE, sample.record_id) < pace
+    arms = [
+        records.ArmTaken(arm=one.arm, probability=one.probability * (pace if one.arm == ARM_TRIAL else 1.0))
+        for one in sample.arms
+        if takes or one.arm != ARM_TRIAL
+    ]
+    del sample.arms[:]
+    sample.arms.extend(arms)
 
 
 def policy_id(*, rate: float) -> str:

@@ -18,7 +18,7 @@ from serving.shadow.publisher import EmbeddedPublisher
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
-from tests.support.shadow import MAX_BATCH, FakeTeacher
+from tests.support.shadow import KEY, MAX_BATCH, FakeTeacher
 
 MODEL, PARTITIONS = "m", 2
 RING, STREAM = "ring", "stream.sqlite"
@@ -29,7 +29,7 @@ def main(folder: pathlib.Path) -> None:
     logs.configure("mirror", LogSection(level="error"))
     ring = Rings({0: Ring(folder / RING)})
     mirror = Mirror(
-        Identity("gateway-1", MODEL, PARTITIONS, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, 0.1),
+        Identity("gateway-1", MODEL, PARTITIONS, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, 0.1, KEY),
         ring,
         Budget(TeacherSection(budget_burst=1_000_000, max_calls_per_s=1e9), ring),
         FakeTeacher(),
