@@ -211,8 +211,7 @@ class Mirror:
             if trial is None or not trial.is_new(sample):
                 continue
             uniform = any(arm.arm == ARM_UNIFORM for arm in sample.arms)
-            pace = self._budget.pace()
-            hold_to_pace(self._identity.key, sample, pace)
+            hold_to_pace(self._identity.key, sample, pace := self._budget.pace())
             if not sample.arms:
                 answers[sample.record_id] = None
                 self._missing("pace", 1)
