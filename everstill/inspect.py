@@ -131,7 +131,8 @@ def render_status(body: dict[str, Any]) -> str:
     if counted := body.get("traffic"):
         share = "" if counted["teacher_share"] is None else f", {counted['teacher_share']:.1%}"
         lines.append(
-            f"since the gateway started: {counted['rows']:,} rows answered, teacher asked about {counted['asked']:,}{share}"
+            f"since the gateway started: {counted['rows']:,} rows answered, teacher asked about {counted['asked']:,}{share} "
+            "(with what it answered before the first version)"
         )
     for name, process in processes:
         lines += _process(name, process)
@@ -153,7 +154,7 @@ def _trial(trial: dict[str, Any], runs: bool) -> list[str]:
         return [first]
     e, needed = _power(evidence["log_e"]), _power(trial["needed_log_e"])
     left = (evidence.get("requests_needed") or 0) - evidence["total"]  # what is needed is a total
-    outlook = f"; at this rate about {left:,} more requests" if left > 0 else ""
+    outlook = f"; at this rate about {left:,} more requests" if left > 0 and runs else ""
     return [
         first,
         f"  {evidence['wins']} wins, {evidence['losses']} losses in {evidence['total']:,} requests, "

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--margin", type=float, default=DEFAULTS.margin, help="non-inferiority margin, 0 for superiority"
     )
-    parser.add_argument("--alpha", type=float, default=DEFAULTS.alpha, help="error rate of the refresh")
+    parser.add_argument("--alpha", type=float, default=DEFAULTS.alpha, help="error rate of the trial")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parsed = parser.parse_args(arguments)
     if not 0 < parsed.alpha < 1 or not 0 <= parsed.margin < 1:

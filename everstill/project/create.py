@@ -103,7 +103,7 @@ def render_report(body: dict[str, Any]) -> str:
         *([f"first    {body['first_version']}, released as it is"] if body["first_version"] else []),
         f"wrote    {', '.join(body['files'])} in {body['folder']}",
         "",
-        f"Next: cd {body['folder']} && everstill doctor && everstill up",
+        f"Next: cd {body['folder']} && everstill doctor && everstill up (with uv: uv run everstill ...)",
     ]
     return "\n".join(lines)
 

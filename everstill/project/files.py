@@ -83,7 +83,7 @@ def _toml(plan: Plan) -> str:
         *([f"address = {_value(plan.teacher)}", f"model = {_value(plan.teacher_model)}"] if plan.served else []),
         f"output = {_value(fit.output)}",
         f"kind = {_value(fit.kind)}  # told by: {fit.why_kind}",
-        "budget_ratio = 0.25  # hard cap: rows that the teacher is asked about, as a share of those served",
+        "budget_ratio = 0.25  # hard cap: rows sampled to the teacher, as a share of those served; what it answers before the first version comes on top",
     ]
     if not plan.served:
         lines += [

@@ -19,6 +19,7 @@ from images import draw
 from serving.rpc.client import InferenceClient
 
 CALLERS = 4
+START_S = 120.0
 
 
 def main() -> int:
@@ -59,8 +60,9 @@ def main() -> int:
 
 def send(address: str, model: str, images: np.ndarray, per_second: float, drift: int) -> list[tuple[str, int]]:
     """Send each image once, at the pace; returns the version and the digit of each answer, in order."""
-    start = time.monotonic()
     with InferenceClient(address) as client, ThreadPoolExecutor(CALLERS) as pool:
+        wait_until_ready(client, model)
+        start = time.monotonic()
 
         def call(image: np.ndarray) -> tuple[str, int]:
             answer = client.infer(model, {"X": image[None]})
@@ -73,7 +75,21 @@ def send(address: str, model: str, images: np.ndarray, per_second: float, drift:
             if number % 300 == 0:
                 phase = "digits 0 to 4" if number < drift else "all ten digits"
                 print(f"{number:,} of {len(images):,} requests sent ({phase})", file=sys.stderr)
+        if errors := [error for future in futures if (error := future.exception())]:
+            print(f"the first of {len(errors)} failed requests: {errors[0]}", file=sys.stderr)
         return [("", -1) if future.exception() else future.result() for future in futures]
+
+
+def wait_until_ready(client: InferenceClient, model: str) -> None:
+    """Wait for the gateway, as long as `everstill up` may take."""
+    end, told = time.monotonic() + START_S, False
+    while not client.ready(model):
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing answers for {model!r} after {START_S:.0f} s: does `everstill up` run?")
+        if not told:
+            print(f"waiting until {model!r} is answered", file=sys.stderr)
+        told = True
+        time.sleep(0.2)
 
 
 def ask_teacher(address: str, images: np.ndarray) -> np.ndarray:
