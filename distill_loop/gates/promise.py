@@ -32,9 +32,6 @@ class Outlook:
     losses: int
     num: int
 
-    def __add__(self, other: "Outlook") -> "Outlook":
-        return Outlook(self.wins + other.wins, self.losses + other.losses, self.num + other.num)
-
     def counters(self, rows_per_answer: float) -> Counters:
         """Return what the gate would count where each of these stands for so many of a trial's rows, the others being ties."""
         return Counters(self.wins, self.losses, round(self.num * rows_per_answer))

@@ -32,14 +32,22 @@ class TrialIdentity:
     opened_unix_ns: int
 
 
+@dataclasses.dataclass
+class Row:
+    """A row that counts. `probability`: with which any row was evaluated at that time."""
+
+    input_key: bytes
+    outcome: Outcome
+    probability: float
+
+
 class TrialState:
     """The rows of an open trial."""
 
     def __init__(self, identity: TrialIdentity) -> None:
         self.identity = identity
-        self._outcomes: dict[bytes, Outcome] = {}
-        self._inputs: dict[bytes, bytes] = {}
-        self._probabilities: dict[bytes, float] = {}
+        self._rows: dict[bytes, Row] = {}
+        self._inputs: set[bytes] = set()
         self._early: dict[bytes, Outcome] = {}
         self._num_answered = 0
         self._num_pairs = 0
@@ -55,11 +63,10 @@ class TrialState:
             probability: with which any row was evaluated at that time; kept for whoever weighs the rows.
         """
         answer = self._early.pop(record_id, None)
-        if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._outcomes or input_key in self._inputs:
+        if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._rows or input_key in self._inputs:
             return
-        self._inputs[input_key] = record_id
-        self._probabilities[record_id] = probability
-        self._outcomes[record_id] = "agree" if agree else answer or "pending"
+        self._inputs.add(input_key)
+        self._rows[record_id] = Row(input_key, "agree" if agree else answer or "pending", probability)
         self._num_answered += answer is not None
 
     def add_answer(
@@ -81,18 +88,19 @@ class TrialState:
             return False
         advantage = (candidate_class == teacher_class) - (incumbent_class == teacher_class)
         outcome: Outcome = "win" if advantage > 0 else "loss" if advantage < 0 else "tie"
-        known = self._outcomes.get(record_id)
-        if known is None:
+        row = self._rows.get(record_id)
+        if row is None:
             if input_key in self._inputs or record_id in self._early:
                 return False
             self._early[record_id] = outcome
             if len(self._early) > MAX_EARLY:
                 del self._early[next(iter(self._early))]
             return True
-        if known == "pending":
-            self._outcomes[record_id] = outcome
-        self._num_answered += known in ("pending", "agree")
-        return known in ("pending", "agree")
+        is_new = row.outcome in ("pending", "agree")
+        if row.outcome == "pending":
+            row.outcome = outcome
+        self._num_answered += is_new
+        return is_new
 
     def note_pair(self, time_unix_ns: int) -> None:
         """Count a pair, of any arm, that arrived while the trial is open; one from before it could have rows doesn't count."""
@@ -100,8 +108,8 @@ class TrialState:
 
     def note_read(self) -> None:
         """Take note of the end of a read, whose rows and pairs come in any order: one with a row that counts ends the wait for one."""
-        if len(self._outcomes) > self._rows_noted:
-            self._rows_noted, self._pairs_at_last_row = len(self._outcomes), self._num_pairs
+        if len(self._rows) > self._rows_noted:
+            self._rows_noted, self._pairs_at_last_row = len(self._rows), self._num_pairs
 
     @property
     def wait(self) -> Wait:
@@ -115,40 +123,35 @@ class TrialState:
 
     def count(self, outcome: Outcome) -> int:
         """Return how many rows have this outcome."""
-        return sum(one == outcome for one in self._outcomes.values())
+        return sum(row.outcome == outcome for row in self._rows.values())
 
     def certain(self) -> Counters:
         """Rows whose outcome is known."""
         wins, losses = self.count("win"), self.count("loss")
-        return Counters(wins, losses, len(self._outcomes) - self.count("pending"))
+        return Counters(wins, losses, len(self._rows) - self.count("pending"))
 
     def cautious(self) -> Counters:
         """Every row; one without the teacher's answer counts as a loss."""
-        return Counters(self.count("win"), self.count("loss") + self.count("pending"), len(self._outcomes))
+        return Counters(self.count("win"), self.count("loss") + self.count("pending"), len(self._rows))
 
     def rows(self) -> bytes:
         """Return every row as JSON lines: from these anybody can compute the evidence again."""
-        keys = {record_id: key for key, record_id in self._inputs.items()}
         lines = (
             json.dumps(
                 {
                     "record_id": record_id.hex(),
-                    "input_key": keys[record_id].hex(),
-                    "outcome": outcome,
-                    "probability": self._probabilities[record_id],
+                    "input_key": row.input_key.hex(),
+                    "outcome": row.outcome,
+                    "probability": row.probability,
                 }
             )
-            for record_id, outcome in self._outcomes.items()
+            for record_id, row in self._rows.items()
         )
         return "".join(line + "\n" for line in lines).encode()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        keys = {record_id: key for key, record_id in self._inputs.items()}
-        rows = [
-            (record_id, keys[record_id], outcome, self._probabilities[record_id])
-            for record_id, outcome in self._outcomes.items()
-        ]
+        rows = [(record_id, *dataclasses.astuple(row)) for record_id, row in self._rows.items()]
         pairs = [self._num_pairs, self._pairs_at_last_row, self._rows_noted, self._num_answered]
         early = list(self._early.items())
         return {"identity": dataclasses.asdict(self.identity), "rows": rows, "early": early, "pairs": pairs}
@@ -157,10 +160,8 @@ class TrialState:
     def from_state_dict(cls, state: dict[str, Any]) -> "TrialState":
         """Return the trial that `state_dict` described."""
         trial = cls(TrialIdentity(**state["identity"]))
-        for record_id, key, outcome, probability in state["rows"]:
-            trial._outcomes[record_id] = outcome
-            trial._inputs[key] = record_id
-            trial._probabilities[record_id] = probability
+        trial._rows = {record_id: Row(*row) for record_id, *row in state["rows"]}
+        trial._inputs = {row.input_key for row in trial._rows.values()}
         trial._early = dict(state["early"])
         trial._num_pairs, trial._pairs_at_last_row, trial._rows_noted, trial._num_answered = state["pairs"]
         return trial

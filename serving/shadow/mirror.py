@@ -25,7 +25,7 @@ from serving.shadow.pairs import lots_of, pair_of
 from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
-from serving.shadow.sampler import hold_to_pace
+from serving.shadow.sampler import hold_to_pace, taken_by
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.telemetry import (
@@ -186,12 +186,11 @@ class Mirror:
         for sample in samples:
             answer = answers.get(sample.record_id)
             pair = pair_of(sample, answer)
-            arms = {arm.arm for arm in sample.arms}
-            if ARM_PASS_THROUGH in arms:
+            if taken_by(ARM_PASS_THROUGH, sample):
                 settled.append(pair)
-            elif answer is not None or (ARM_UNIFORM in arms and self._budget.reserve(1)):
+            elif answer is not None or (taken_by(ARM_UNIFORM, sample) and self._budget.reserve(1)):
                 asking.append(pair)
-            elif ARM_UNIFORM in arms:
+            elif taken_by(ARM_UNIFORM, sample):
                 self._missing("budget", 1)
             elif sample.record_id not in answers:
                 self._missing("not_judged", 1)
@@ -210,8 +209,8 @@ class Mirror:
         for sample in samples:
             if trial is None or not trial.is_new(sample):
                 continue
-            uniform = any(arm.arm == ARM_UNIFORM for arm in sample.arms)
-            hold_to_pace(self._identity.key, sample, pace := self._budget.pace())
+            uniform, pace = taken_by(ARM_UNIFORM, sample), self._budget.pace()
+            hold_to_pace(self._identity.key, sample, pace)
             if not sample.arms:
                 answers[sample.record_id] = None
                 self._missing("pace", 1)
@@ -369,7 +368,7 @@ class Mirror:
 
     def _count_teacher(self, lot: list[records.LogitPair], outcome: str, attempts: int) -> None:
         for pair in lot:
-            arm = ARM_UNIFORM if any(taken.arm == ARM_UNIFORM for taken in pair.arms) else ARM_TRIAL
+            arm = ARM_UNIFORM if taken_by(ARM_UNIFORM, pair) else ARM_TRIAL
             TEACHER_ROWS.labels(arm, outcome, self._identity.model).inc(attempts)
 
     def _report(self, *, now: bool = False) -> None:

@@ -32,6 +32,11 @@ def toss(key: bytes, record_id: bytes, *, rate: float, trial_share: float, passe
     return tuple(arms)
 
 
+def taken_by(arm: str, record: records.Sample | records.LogitPair) -> bool:
+    """Whether an arm took the row of a sample or of a pair."""
+    return any(taken.arm == arm for taken in record.arms)
+
+
 def hold_to_pace(key: bytes, sample: records.Sample, pace: float) -> None:
     """Let the trial arm take a sample as seldom as the budget's pace allows, on top of its own coin; the sample says so.
 

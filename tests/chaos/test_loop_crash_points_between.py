@@ -19,7 +19,7 @@ from registry.store import ObjectStore
 from tests.support.crash_points import Script, assert_nothing_is_lost_or_done_twice, quick_and_slow, run_with, start
 from tests.support.faults import Fault, FaultyStore, Killed
 from tests.support.loops import CONFIG, MODEL
-from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter, make_pair, make_trial_rows
+from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter, add_row, make_pair, make_trial_rows
 from tests.support.students import build_onnx
 
 #: Every write from the overtaken trial's end to its successor's opening.
@@ -58,19 +58,12 @@ class Overtaking(Script):
             for row in batch.rows:
                 row.agree = True
             pairs = [make_pair(number, student_label=(number + 1) % NUM_CLASSES) for number in range(300, 380)]
-            for (
-                pair
-            ) in pairs:  # as the mirror publishes what the uniform arm took: both students give the same wrong class
+            # As the mirror publishes what the uniform arm took: both students give the same wrong class.
+            for pair in pairs:
                 pair.student.version = version_of(live.digest)
                 pair.trial.trial_id = trial.trial_id
                 pair.trial.incumbent_class = pair.trial.candidate_class = NUM_CLASSES
-                batch.rows.add(
-                    record_id=pair.record_id,
-                    input_key=pair.input_key,
-                    agree=True,
-                    probability=1.0,
-                    time_unix_ns=pair.time_unix_ns,
-                )
+                add_row(batch, pair, agree=True)
             self._writer.trial(batch, pairs)
 
 

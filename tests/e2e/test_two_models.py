@@ -1,4 +1,4 @@
-"""Two models in one gateway with a loop each, as `everstill up` runs them: each learns from its own teacher, and is promoted for itself."""
+"""Two models in one gateway with a loop each, as `everstill up` runs them: each learns from its own teacher and has a first version of its own."""
 
 import json
 import pathlib
@@ -48,9 +48,7 @@ metrics_port = 0
 
 
 def event(process: Running, name: str) -> dict[str, object]:
-    assert process.process.poll() is None, process.errors.read_text()[-2000:]
-    told = [json.loads(line) for line in process.output.read_text().splitlines()]
-    return next((one for one in told if one["event"] == name), {})
+    return next((one for one in process.events() if one["event"] == name), {})
 
 
 def test_two_models_learn_beside_each_other_and_are_served_through_one_port(tmp_path: pathlib.Path) -> None:

@@ -3,23 +3,16 @@
 import json
 import pathlib
 import signal
-from typing import Any
 
 import pytest
 
 from registry.config import TensorSpec
-from tests.support.everstill_command import Running, run, running
+from tests.support.everstill_command import run, running
 from tests.support.students import build_onnx
 from tests.support.waiting import wait_for
 
 INPUT = TensorSpec(name="x", datatype="INT32", shape=(-1, 4))
 PORTS = ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "LOOP__METRICS_PORT", "TEACHER_SERVER__PORT")
-
-
-def events(process: Running) -> list[dict[str, Any]]:
-    """Return what `everstill up --json` has printed."""
-    assert process.process.poll() is None, process.errors.read_text()[-2000:]
-    return [json.loads(line) for line in process.output.read_text().splitlines()]
 
 
 def lives(pid: int) -> bool:
@@ -44,11 +37,11 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 def test_a_new_service_comes_up_answers_and_leaves_nothing(folder: pathlib.Path) -> None:
     with running(folder, "up", "--json") as process:
         wait_for(
-            lambda: any(one["event"] == "ready" for one in events(process)),
+            lambda: any(one["event"] == "ready" for one in process.events()),
             deadline_s=100,
             what="the service to be ready",
         )
-        started = [one for one in events(process) if one["event"] == "started"]
+        started = [one for one in process.events() if one["event"] == "started"]
         answered = run(folder, "infer", "requests.jsonl")
         second = run(folder, "up")
 

@@ -1,6 +1,7 @@
 """The command `everstill` as a user starts it: a process of its own, in a folder of the test's."""
 
 import contextlib
+import json
 import os
 import pathlib
 import resource
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from everstill.cli import main; main()"]
@@ -48,6 +50,12 @@ class Running:
         self.process = process
         self.errors = errors
         self.output = output
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the JSON lines that it has printed whole; raises where it has ended."""
+        assert self.process.poll() is None, self.errors.read_text()[-2000:]
+        lines = self.output.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def said(self, words: str) -> bool:
         """Return whether it has said something; raises where it has ended."""

@@ -61,15 +61,20 @@ def make_trial_rows(trial_id: str, num_rows: int, first: int) -> tuple[records.T
         label = number % NUM_CLASSES
         pair.trial.trial_id = trial_id
         pair.trial.candidate_class, pair.trial.incumbent_class = label, (label + 1) % NUM_CLASSES
-        batch.rows.add(
-            record_id=pair.record_id,
-            input_key=pair.input_key,
-            agree=False,
-            probability=1.0,
-            time_unix_ns=pair.time_unix_ns,
-        )
+        add_row(batch, pair, agree=False)
         pairs.append(pair)
     return batch, pairs
+
+
+def add_row(batch: records.TrialBatch, pair: records.LogitPair, *, agree: bool) -> None:
+    """Add the trial row of a pair."""
+    batch.rows.add(
+        record_id=pair.record_id,
+        input_key=pair.input_key,
+        agree=agree,
+        probability=1.0,
+        time_unix_ns=pair.time_unix_ns,
+    )
 
 
 class StreamWriter:

@@ -114,10 +114,6 @@ def test_a_restart_keeps_what_was_seen() -> None:
     assert restarted.duel("t-1") == promise.duel("t-1")
 
 
-def test_outlooks_of_different_rows_add_up() -> None:
-    assert Outlook(1, 2, 5) + Outlook(3, 0, 7) == Outlook(4, 2, 12)
-
-
 RULE = Rule(alpha=0.01, max_rows=20_000)
 
 
