@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 IntArray = np.ndarray[Any, np.dtype[np.int32]]

@@ -26,9 +26,9 @@ from distill_loop.loop import Loop
 from distill_loop.memory import Memory
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
-from distill_loop.stream.consumer import EmbeddedConsumer
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.streams import check_stream, open_consumer
 from distill_loop.telemetry import AGREEMENT, ERRORS, LAG, SPOILT_STEPS
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from protos.topics import PAIRS, TRIALS
@@ -59,9 +59,7 @@ class LoopProcess:
         self._progress = Progress()
         self._learner = Learner(settings.learner, model)
         self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
-        self._consumer = EmbeddedConsumer(
-            settings.stream.path, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions}
-        )
+        self._consumer = open_consumer(settings.stream, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions})
         dedupe = Dedupe(settings.loop.dedupe_records)
         promise = Promise()
         self._office = office = ReleaseOffice(
@@ -175,7 +173,7 @@ class LoopProcess:
             "epoch": self._lease.epoch,
             "live": version_of(progress.live) if progress.live else None,
             "pairs": {name: getattr(progress, name) for name in ("read", "learned", "held_out", "repeats", "dead")},
-            "gaps": self._consumer.gaps,
+            "gaps": progress.gaps,
             "lag": lag,
             "steps": self._learner.num_steps,
             "steps_due": progress.steps_due,
@@ -225,20 +223,6 @@ def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: Stopping
             stopping.heard(min(1.0, settings.loop.lease_s / 4))
 
 
-def check_stream(settings: LoopSettings) -> None:
-    """Open the stream once: a path that will never do is said at start, whereas a stream that goes away later is waited for.
-
-    Raises:
-        UnavailableError: it can't be opened or written.
-    """
-    path = settings.stream.path
-    consumer = EmbeddedConsumer(path, settings.model.name, {PAIRS: settings.stream.partitions})
-    consumer.lag()
-    consumer.close()
-    if not os.access(path, os.W_OK):
-        raise UnavailableError(f"the stream {path} can't be written", fix="Check stream.path and its permissions")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the loop until told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(prog="distill_loop.app", description=__doc__)
@@ -260,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.nice(settings.loop.nice)
         _start_metrics(settings.loop.metrics_port)
         store = open_store(settings.registry.url)
-        check_stream(settings)
+        check_stream(settings.stream, settings.model.name)
         lease = acquire_lease(store, settings, stopping)
         try:
             process = LoopProcess(settings, store, lease)

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from registry.config import Section, SharedSettings
+from registry.config import SharedSettings
+from registry.sections import Section
 
 
 class NgramsSection(Section):

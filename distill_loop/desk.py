@@ -24,10 +24,10 @@ from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, UNPROM
 from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
-from registry.config import ModelSection
 from registry.ledger import Kind, Line
 from registry.plausible import plausible_rows
 from registry.pointers import Trial
+from registry.sections import ModelSection
 
 KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "inconclusive"}
 #: Held-out rows used for parity, golden answers and the expected disagreement.

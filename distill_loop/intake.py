@@ -15,7 +15,7 @@ from distill_loop.gates.promise import Promise
 from distill_loop.learner.pair import TrainingPair, from_pair_record
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
-from distill_loop.stream.consumer import EmbeddedConsumer, Message
+from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import ID_BYTES, Dedupe
 from distill_loop.telemetry import PAIRS, STEPS
@@ -25,7 +25,7 @@ from protos.records import ARM_UNIFORM, SCHEMA_HEADER, SCHEMA_VERSION
 from protos.tensors import Array, datatype_of, from_record
 from protos.topics import TRIALS
 from registry.bundle import version_of
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
 MAX_STEPS_DUE = 256.0
@@ -38,7 +38,7 @@ class Intake:
 
     def __init__(
         self,
-        consumer: EmbeddedConsumer,
+        consumer: Consumer,
         dead_letters: DeadLetters,
         dedupe: Dedupe,
         agreement: ProgressiveAgreement,
@@ -71,6 +71,8 @@ class Intake:
             except (FormatError, DecodeError) as error:
                 self._bury(message, str(error))
             self._consumer.advance(message)
+        for gap in self._consumer.take_gaps():
+            self._progress.gaps += gap.end - gap.first
         if self._progress.trial is not None:
             self._progress.trial.note_read()
         return len(messages)

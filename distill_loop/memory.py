@@ -14,7 +14,7 @@ from distill_loop.gates.promise import Promise
 from distill_loop.learner import checkpoint
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
-from distill_loop.stream.consumer import EmbeddedConsumer
+from distill_loop.stream.consumer import Consumer
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.telemetry import CHECKPOINTS
 from protos.errors import FormatError
@@ -45,7 +45,7 @@ class Memory:
         dedupe: Dedupe,
         agreement: ProgressiveAgreement,
         promise: Promise,
-        consumer: EmbeddedConsumer,
+        consumer: Consumer,
     ) -> None:
         self._store = store
         self._folder = f"models/{model}/checkpoints"

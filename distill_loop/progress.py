@@ -10,7 +10,7 @@ from distill_loop.gates.trial import TrialState
 class Progress:
     """What has been done with the stream so far.
 
-    Pairs: read = learned + held_out + repeats + dead. steps_due: optimizer steps that new pairs have earned and that were not
+    Pairs: read = learned + held_out + repeats + dead. gaps: messages that retention removed unread. steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
     that were learned when a trial was last asked to make room. live: digest of the version that the ledger made live.
     """
@@ -20,6 +20,7 @@ class Progress:
     held_out: int = 0
     repeats: int = 0
     dead: int = 0
+    gaps: int = 0
     steps_due: float = 0.0
     pairs_since_cut: int = 0
     asked_at: int = 0

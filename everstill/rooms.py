@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from protos.errors import ConfigurationError, ConflictError, EverstillError, FormatError, UnavailableError
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 #: A cold import of torch on a busy machine takes most of it.
 TIMEOUT_S = 120.0

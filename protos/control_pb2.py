@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = POOL.AddSerializedFile(b'\n\rcontrol.proto\x12\x0c\x65verstill.v1\"3\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\"\x12\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\"\"\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"r\n\x0fSettingsRequest\x12\x33\n\x03set\x18\x01 \x03(\x0b\x32&.everstill.v1.SettingsRequest.SetEntry\x1a*\n\x08SetEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x10SettingsResponse\x12>\n\x08settings\x18\x01 \x03(\x0b\x32,.everstill.v1.SettingsResponse.SettingsEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32S\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12G\n\x04Send\x12\x1d.everstill.v1.FeedbackRequest\x1a\x1e.everstill.v1.FeedbackResponse\"\x00\x32\x9a\x01\n\x07\x43ontrol\x12\x42\n\x05\x44rain\x12\x1a.everstill.v1.DrainRequest\x1a\x1b.everstill.v1.DrainResponse\"\x00\x12K\n\x08Settings\x12\x1d.everstill.v1.SettingsRequest\x1a\x1e.everstill.v1.SettingsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = POOL.AddSerializedFile(b'\n\rcontrol.proto\x12\x0c\x65verstill.v1\"T\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x11\n\trecord_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x0b\n\x03row\x18\x04 \x01(\r\"\x12\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\"\"\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"r\n\x0fSettingsRequest\x12\x33\n\x03set\x18\x01 \x03(\x0b\x32&.everstill.v1.SettingsRequest.SetEntry\x1a*\n\x08SetEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x10SettingsResponse\x12>\n\x08settings\x18\x01 \x03(\x0b\x32,.everstill.v1.SettingsResponse.SettingsEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32S\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12G\n\x04Send\x12\x1d.everstill.v1.FeedbackRequest\x1a\x1e.everstill.v1.FeedbackResponse\"\x00\x32\x9a\x01\n\x07\x43ontrol\x12\x42\n\x05\x44rain\x12\x1a.everstill.v1.DrainRequest\x1a\x1b.everstill.v1.DrainResponse\"\x00\x12K\n\x08Settings\x12\x1d.everstill.v1.SettingsRequest\x1a\x1e.everstill.v1.SettingsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._loaded_options = None
   _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_FEEDBACKREQUEST']._serialized_start=31
-  _globals['_FEEDBACKREQUEST']._serialized_end=82
-  _globals['_FEEDBACKRESPONSE']._serialized_start=84
-  _globals['_FEEDBACKRESPONSE']._serialized_end=102
-  _globals['_DRAINREQUEST']._serialized_start=104
-  _globals['_DRAINREQUEST']._serialized_end=138
-  _globals['_DRAINRESPONSE']._serialized_start=140
-  _globals['_DRAINRESPONSE']._serialized_end=174
-  _globals['_SETTINGSREQUEST']._serialized_start=176
-  _globals['_SETTINGSREQUEST']._serialized_end=290
-  _globals['_SETTINGSREQUEST_SETENTRY']._serialized_start=248
-  _globals['_SETTINGSREQUEST_SETENTRY']._serialized_end=290
-  _globals['_SETTINGSRESPONSE']._serialized_start=293
-  _globals['_SETTINGSRESPONSE']._serialized_end=424
-  _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._serialized_start=377
-  _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._serialized_end=424
-  _globals['_FEEDBACK']._serialized_start=426
-  _globals['_FEEDBACK']._serialized_end=509
-  _globals['_CONTROL']._serialized_start=512
-  _globals['_CONTROL']._serialized_end=666
+  _globals['_FEEDBACKREQUEST']._serialized_end=115
+  _globals['_FEEDBACKRESPONSE']._serialized_start=117
+  _globals['_FEEDBACKRESPONSE']._serialized_end=135
+  _globals['_DRAINREQUEST']._serialized_start=137
+  _globals['_DRAINREQUEST']._serialized_end=171
+  _globals['_DRAINRESPONSE']._serialized_start=173
+  _globals['_DRAINRESPONSE']._serialized_end=207
+  _globals['_SETTINGSREQUEST']._serialized_start=209
+  _globals['_SETTINGSREQUEST']._serialized_end=323
+  _globals['_SETTINGSREQUEST_SETENTRY']._serialized_start=281
+  _globals['_SETTINGSREQUEST_SETENTRY']._serialized_end=323
+  _globals['_SETTINGSRESPONSE']._serialized_start=326
+  _globals['_SETTINGSRESPONSE']._serialized_end=457
+  _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._serialized_start=410
+  _globals['_SETTINGSRESPONSE_SETTINGSENTRY']._serialized_end=457
+  _globals['_FEEDBACK']._serialized_start=459
+  _globals['_FEEDBACK']._serialized_end=542
+  _globals['_CONTROL']._serialized_start=545
+  _globals['_CONTROL']._serialized_end=699
 # @@protoc_insertion_point(module_scope)

@@ -7,12 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FeedbackRequest(_message.Message):
-    __slots__ = ("record_id", "label")
+    __slots__ = ("record_id", "label", "model_name", "row")
     RECORD_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
     record_id: bytes
     label: str
-    def __init__(self, record_id: _Optional[bytes] = ..., label: _Optional[str] = ...) -> None: ...
+    model_name: str
+    row: int
+    def __init__(self, record_id: _Optional[bytes] = ..., label: _Optional[str] = ..., model_name: _Optional[str] = ..., row: _Optional[int] = ...) -> None: ...
 
 class FeedbackResponse(_message.Message):
     __slots__ = ()

@@ -14,6 +14,9 @@ from protos import records_pb2
 #: Version of the messages in records.proto, sent as the stream header `schema`.
 SCHEMA_VERSION = 1
 SCHEMA_HEADER = "schema"
+#: Stream headers beside it: the model that a message is of, and how many records it holds.
+MODEL_HEADER = "model"
+RECORDS_HEADER = "records"
 #: Share of [0, 1) that one unit of a 64-bit hash covers.
 _UNIT = 1.0 / 2**64
 

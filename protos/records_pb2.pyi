@@ -65,7 +65,7 @@ class StudentOutput(_message.Message):
     def __init__(self, version: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., latency_s: _Optional[float] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("record_id", "input_key", "time_unix_ns", "stratum", "slice", "client_tag", "subject_tag", "inputs", "student", "arms", "policy_id", "trial_id", "teacher", "sequence")
+    __slots__ = ("record_id", "input_key", "time_unix_ns", "stratum", "slice", "client_tag", "subject_tag", "inputs", "student", "arms", "policy_id", "trial_id", "teacher", "sequence", "label")
     RECORD_ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_KEY_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class Sample(_message.Message):
     TRIAL_ID_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     record_id: bytes
     input_key: bytes
     time_unix_ns: int
@@ -94,7 +95,8 @@ class Sample(_message.Message):
     trial_id: str
     teacher: TeacherOutput
     sequence: int
-    def __init__(self, record_id: _Optional[bytes] = ..., input_key: _Optional[bytes] = ..., time_unix_ns: _Optional[int] = ..., stratum: _Optional[str] = ..., slice: _Optional[str] = ..., client_tag: _Optional[bytes] = ..., subject_tag: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., student: _Optional[_Union[StudentOutput, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ArmTaken, _Mapping]]] = ..., policy_id: _Optional[str] = ..., trial_id: _Optional[str] = ..., teacher: _Optional[_Union[TeacherOutput, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    label: Label
+    def __init__(self, record_id: _Optional[bytes] = ..., input_key: _Optional[bytes] = ..., time_unix_ns: _Optional[int] = ..., stratum: _Optional[str] = ..., slice: _Optional[str] = ..., client_tag: _Optional[bytes] = ..., subject_tag: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., student: _Optional[_Union[StudentOutput, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ArmTaken, _Mapping]]] = ..., policy_id: _Optional[str] = ..., trial_id: _Optional[str] = ..., teacher: _Optional[_Union[TeacherOutput, _Mapping]] = ..., sequence: _Optional[int] = ..., label: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
 
 class TrialAnswer(_message.Message):
     __slots__ = ("trial_id", "incumbent_version", "candidate_version", "incumbent_class", "candidate_class")
@@ -181,17 +183,27 @@ class TrialBatch(_message.Message):
     def __init__(self, trial_id: _Optional[str] = ..., incumbent_version: _Optional[str] = ..., candidate_version: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[TrialRow, _Mapping]]] = ...) -> None: ...
 
 class Label(_message.Message):
-    __slots__ = ("record_id", "label", "time_unix_ns")
+    __slots__ = ("record_id", "label", "time_unix_ns", "label_class", "known")
     RECORD_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     record_id: bytes
     label: str
     time_unix_ns: int
-    def __init__(self, record_id: _Optional[bytes] = ..., label: _Optional[str] = ..., time_unix_ns: _Optional[int] = ...) -> None: ...
+    label_class: int
+    known: bool
+    def __init__(self, record_id: _Optional[bytes] = ..., label: _Optional[str] = ..., time_unix_ns: _Optional[int] = ..., label_class: _Optional[int] = ..., known: _Optional[bool] = ...) -> None: ...
+
+class LabelBatch(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    def __init__(self, labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ...) -> None: ...
 
 class CaptureReport(_message.Message):
-    __slots__ = ("gateway", "worker", "epoch", "first_sequence", "last_sequence", "strata", "breaker_open", "teacher_calls", "gaps")
+    __slots__ = ("gateway", "worker", "epoch", "first_sequence", "last_sequence", "strata", "breaker_open", "teacher_calls", "gaps", "mirror", "topics", "labels", "time_unix_ns")
     class ArmCount(_message.Message):
         __slots__ = ("arm", "taken")
         ARM_FIELD_NUMBER: _ClassVar[int]
@@ -200,7 +212,7 @@ class CaptureReport(_message.Message):
         taken: int
         def __init__(self, arm: _Optional[str] = ..., taken: _Optional[int] = ...) -> None: ...
     class Stratum(_message.Message):
-        __slots__ = ("stratum", "seen", "confidence_sum", "arms", "dropped", "missing", "pending")
+        __slots__ = ("stratum", "seen", "confidence_sum", "arms", "dropped", "missing", "pending", "sampled", "published", "spooled")
         STRATUM_FIELD_NUMBER: _ClassVar[int]
         SEEN_FIELD_NUMBER: _ClassVar[int]
         CONFIDENCE_SUM_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +220,9 @@ class CaptureReport(_message.Message):
         DROPPED_FIELD_NUMBER: _ClassVar[int]
         MISSING_FIELD_NUMBER: _ClassVar[int]
         PENDING_FIELD_NUMBER: _ClassVar[int]
+        SAMPLED_FIELD_NUMBER: _ClassVar[int]
+        PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+        SPOOLED_FIELD_NUMBER: _ClassVar[int]
         stratum: str
         seen: int
         confidence_sum: float
@@ -215,7 +230,10 @@ class CaptureReport(_message.Message):
         dropped: int
         missing: int
         pending: int
-        def __init__(self, stratum: _Optional[str] = ..., seen: _Optional[int] = ..., confidence_sum: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[CaptureReport.ArmCount, _Mapping]]] = ..., dropped: _Optional[int] = ..., missing: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
+        sampled: int
+        published: int
+        spooled: int
+        def __init__(self, stratum: _Optional[str] = ..., seen: _Optional[int] = ..., confidence_sum: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[CaptureReport.ArmCount, _Mapping]]] = ..., dropped: _Optional[int] = ..., missing: _Optional[int] = ..., pending: _Optional[int] = ..., sampled: _Optional[int] = ..., published: _Optional[int] = ..., spooled: _Optional[int] = ...) -> None: ...
     class Span(_message.Message):
         __slots__ = ("start_unix_ns", "end_unix_ns")
         START_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +241,15 @@ class CaptureReport(_message.Message):
         start_unix_ns: int
         end_unix_ns: int
         def __init__(self, start_unix_ns: _Optional[int] = ..., end_unix_ns: _Optional[int] = ...) -> None: ...
+    class Topic(_message.Message):
+        __slots__ = ("kind", "messages", "records")
+        KIND_FIELD_NUMBER: _ClassVar[int]
+        MESSAGES_FIELD_NUMBER: _ClassVar[int]
+        RECORDS_FIELD_NUMBER: _ClassVar[int]
+        kind: str
+        messages: int
+        records: int
+        def __init__(self, kind: _Optional[str] = ..., messages: _Optional[int] = ..., records: _Optional[int] = ...) -> None: ...
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +259,10 @@ class CaptureReport(_message.Message):
     BREAKER_OPEN_FIELD_NUMBER: _ClassVar[int]
     TEACHER_CALLS_FIELD_NUMBER: _ClassVar[int]
     GAPS_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
+    TOPICS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     gateway: str
     worker: int
     epoch: int
@@ -241,4 +272,8 @@ class CaptureReport(_message.Message):
     breaker_open: _containers.RepeatedCompositeFieldContainer[CaptureReport.Span]
     teacher_calls: int
     gaps: int
-    def __init__(self, gateway: _Optional[str] = ..., worker: _Optional[int] = ..., epoch: _Optional[int] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., strata: _Optional[_Iterable[_Union[CaptureReport.Stratum, _Mapping]]] = ..., breaker_open: _Optional[_Iterable[_Union[CaptureReport.Span, _Mapping]]] = ..., teacher_calls: _Optional[int] = ..., gaps: _Optional[int] = ...) -> None: ...
+    mirror: bool
+    topics: _containers.RepeatedCompositeFieldContainer[CaptureReport.Topic]
+    labels: int
+    time_unix_ns: int
+    def __init__(self, gateway: _Optional[str] = ..., worker: _Optional[int] = ..., epoch: _Optional[int] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., strata: _Optional[_Iterable[_Union[CaptureReport.Stratum, _Mapping]]] = ..., breaker_open: _Optional[_Iterable[_Union[CaptureReport.Span, _Mapping]]] = ..., teacher_calls: _Optional[int] = ..., gaps: _Optional[int] = ..., mirror: _Optional[bool] = ..., topics: _Optional[_Iterable[_Union[CaptureReport.Topic, _Mapping]]] = ..., labels: _Optional[int] = ..., time_unix_ns: _Optional[int] = ...) -> None: ...

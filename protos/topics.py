@@ -7,9 +7,15 @@ REPORTS = "reports"
 DEAD = "dead"
 
 
-def topic(model: str, kind: str) -> str:
+#: Every kind of topic that a model has.
+KINDS = (PAIRS, TRIALS, LABELS, REPORTS, DEAD)
+#: First part of a topic's name where the settings say nothing else.
+PREFIX = "everstill"
+
+
+def topic(model: str, kind: str, prefix: str = PREFIX) -> str:
     """Return the full topic name, e.g. `everstill.filetypes.pairs`."""
-    return f"everstill.{model}.{kind}"
+    return f"{prefix}.{model}.{kind}"
 
 
 def partition_of(input_key: bytes, num_partitions: int) -> int:

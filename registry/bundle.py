@@ -17,7 +17,7 @@ from typing import Literal
 import pydantic
 
 from protos.errors import FormatError, UnavailableError
-from registry.config import Section, TensorSpec
+from registry.sections import Section, TensorSpec
 from registry.store import NotFound, ObjectStore, TooLarge, lock_file, sync_folder
 
 MANIFEST = "manifest.json"

@@ -1,8 +1,8 @@
 """Settings that every room shares, and how `everstill.toml` is read.
 
-Decides the file's syntax, the precedence (environment over file over default) and what a mistake is called. A room's own
-sections live in that room (`serving/config.py`, `distill_loop/config.py`); `everstill/config.py` joins them all. Environment
-variables are named EVERSTILL_SECTION__KEY, e.g. EVERSTILL_GATEWAY__PORT=9000. Tables [models.NAME.SECTION] give one of several
+Decides the file's syntax, the precedence (environment over file over default) and what a mistake is called. Tables that every process
+reads are in `registry/sections.py`, a room's own in that room (`serving/config.py`, `distill_loop/config.py`); `everstill/config.py`
+joins them all. Environment variables are named EVERSTILL_SECTION__KEY, e.g. EVERSTILL_GATEWAY__PORT=9000. Tables [models.NAME.SECTION] give one of several
 models its own values; each process reads the settings of the models that it works for.
 """
 
@@ -10,117 +10,16 @@ import difflib
 import os
 import pathlib
 import tomllib
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from protos.errors import ConfigurationError
-from protos.tensors import KNOWN_DATATYPES
+from registry.sections import AtRestSection, LogSection, ModelSection, RegistrySection, Section, StreamSection
 
 ENVIRONMENT_PREFIX = "EVERSTILL_"
-
-
-class Section(BaseModel):
-    """One table of the file: unknown keys are errors, values don't change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=True)
-
-
-class TensorSpec(Section):
-    """One input or output tensor of a model."""
-
-    name: str = Field(description="Name of the tensor, as in the ONNX graph and in requests.", min_length=1)
-    datatype: str = Field(description="Open Inference Protocol datatype, e.g. INT32, FP32 or BYTES (strings).")
-    shape: tuple[int, ...] = Field(description="Dimensions; -1 is any size, and the first is the batch.", min_length=1)
-    padding: float = Field(
-        0.0, description="Value that fills a row up to the longest one of a training batch, where a dimension is -1."
-    )
-
-    @field_validator("shape")
-    @classmethod
-    def _batched(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if value[0] != -1:
-            raise ValueError("must begin with -1, the batch")
-        if any(size == 0 or size < -1 for size in value):
-            raise ValueError("has a size that is neither positive nor -1")
-        return value
-
-    @field_validator("datatype")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in KNOWN_DATATYPES:
-            raise ValueError(f"is not one of {', '.join(KNOWN_DATATYPES)}")
-        return value
-
-
-class ModelSection(Section):
-    """What is served: the name that callers use, and the tensors that student and teacher share."""
-
-    name: str = Field(
-        "filetypes",
-        description="Name of the model in requests and in the registry.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
-    )
-    inputs: tuple[TensorSpec, ...] = Field(
-        (TensorSpec(name="bytes", datatype="INT32", shape=(-1, 2048)),),
-        description="Input tensors, the same for student and teacher.",
-        min_length=1,
-    )
-    output: str = Field("logits", description="Name of the student's output tensor, FP32 [batch, classes], raw logits.")
-    num_classes: int = Field(214, description="Number of classes, the size of the output's last dimension.", ge=2)
-    labels: tuple[str, ...] = Field((), description="Names of the classes in their order, or none.")
-    extra_outputs: tuple[TensorSpec, ...] = Field(
-        (), description="Further outputs of the student's graph: served, never distilled. Each begins with the batch."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ModelSection":
-        if self.labels and len(self.labels) != self.num_classes:
-            raise ValueError(f"has {len(self.labels)} labels for {self.num_classes} classes")
-        inputs = [spec.name for spec in self.inputs]
-        outputs = [self.output, *(spec.name for spec in self.extra_outputs)]
-        for what, names in (("inputs", inputs), ("outputs", outputs)):
-            if len(set(names)) != len(names):
-                raise ValueError(f"two of its {what} have one name: {', '.join(sorted(names))}")
-        return self
-
-
-class RegistrySection(Section):
-    """Where bundles, pointers, ledger, checkpoints and status objects live."""
-
-    url: str = Field("everstill-data/registry", description="A folder, relative to this file.")
-    cache: pathlib.Path = Field(
-        pathlib.Path("everstill-data/cache"),
-        description="Folder for verified copies of bundles, relative to this file.",
-    )
-
-
-class StreamSection(Section):
-    """The stream between mirror and loop; the embedded one is a single SQLite file."""
-
-    path: pathlib.Path = Field(
-        pathlib.Path("everstill-data/stream.sqlite"), description="File of the embedded stream, relative to this file."
-    )
-    partitions: int = Field(
-        4,
-        description="Number of partitions of the pairs and trials topics; fixed once the stream exists.",
-        ge=1,
-        le=1024,
-    )
-    retention_s: float = Field(7 * 86_400.0, description="Age after which messages are removed, in seconds.", gt=0)
-
-
-class LogSection(Section):
-    """How processes write their logs, always to standard error."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is written."
-    )
-    format: Literal["json", "console"] = Field(
-        "json", description="One JSON object a line, or coloured text for people."
-    )
 
 
 class SharedSettings(BaseSettings):
@@ -133,6 +32,7 @@ class SharedSettings(BaseSettings):
     model: ModelSection = Field(ModelSection(), description="The model that is served.")
     registry: RegistrySection = Field(RegistrySection(), description="Where versions live.")
     stream: StreamSection = Field(StreamSection(), description="Where pairs travel.")
+    at_rest: AtRestSection = Field(AtRestSection(), description="How captured inputs lie on disk.")
     log: LogSection = Field(LogSection(), description="How processes log.")
 
     @classmethod
@@ -273,17 +173,22 @@ def _describe(mistake: dict[str, Any], schema: type[BaseModel]) -> str:
 
 def _resolve(settings: Settings, base: pathlib.Path) -> Settings:
     """Return the settings with every relative path made absolute."""
-    updated = {}
-    for name in type(settings).model_fields:
-        section = getattr(settings, name)
-        if not isinstance(section, Section):
-            continue
-        paths = {
-            key: base / value
-            for key in type(section).model_fields
-            if isinstance(value := getattr(section, key), pathlib.Path)
-        }
-        if isinstance(section, RegistrySection) and "://" not in section.url:
-            paths["url"] = str(base / section.url)  # type: ignore[assignment]
-        updated[name] = section.model_copy(update=paths)
-    return settings.model_copy(update=updated)
+    sections = {
+        name: _resolved(section, base)
+        for name in type(settings).model_fields
+        if isinstance(section := getattr(settings, name), Section)
+    }
+    return settings.model_copy(update=sections)
+
+
+def _resolved(section: Section, base: pathlib.Path) -> Section:
+    updated: dict[str, Any] = {}
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, pathlib.Path):
+            updated[key] = base / value
+        elif isinstance(value, Section):
+            updated[key] = _resolved(value, base)
+    if isinstance(section, RegistrySection) and "://" not in section.url:
+        updated["url"] = str(base / section.url)
+    return section.model_copy(update=updated)

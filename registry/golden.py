@@ -14,7 +14,7 @@ import numpy as np
 
 from protos.errors import FormatError, TensorError
 from protos.tensors import BYTES, Array, datatype_of, decode, encode
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 INPUT, SHAPE, LOGITS = "input:", "shape:", "logits"
 

@@ -9,7 +9,7 @@ import time
 import pydantic
 
 from protos.errors import ConflictError
-from registry.config import Section
+from registry.sections import Section
 from registry.store import Moved, NotFound, ObjectStore
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pydantic
 
 from protos.errors import FormatError
-from registry.config import Section
+from registry.sections import Section
 from registry.store import AlreadyExists, NotFound, ObjectStore
 
 Kind = Literal["bootstrap", "promote", "reject", "inconclusive", "rollback"]

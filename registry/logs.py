@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from registry.config import LogSection
+from registry.sections import LogSection
 
 
 def configure(process: str, settings: LogSection) -> None:

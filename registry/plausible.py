@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from protos.tensors import BYTES, Array, numpy_type, strings
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 TEXTS = ("a", "what is this", "Grüße, 世界", "one two three four five six seven eight nine ten")
 PIXEL_DIMENSIONS = 3

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pydantic
 
 from protos.errors import ConflictError, FormatError
-from registry.config import Section
+from registry.sections import Section
 from registry.store import NotFound, ObjectStore
 
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from registry.config import Section, SharedSettings
+from registry.config import SharedSettings
+from registry.sections import Section
 
 
 class GatewaySection(Section):

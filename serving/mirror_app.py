@@ -22,8 +22,9 @@ from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
 from serving.shadow.budget import Budget
 from serving.shadow.capture import KINDS
+from serving.shadow.message import Message, Publisher
 from serving.shadow.mirror import Identity, Mirror
-from serving.shadow.publisher import EmbeddedPublisher, Message
+from serving.shadow.publishers import open_publisher
 from serving.shadow.rings import Rings, folder_of
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
@@ -37,7 +38,7 @@ class MirroredModel:
 
     def __init__(self, settings: ServingSettings) -> None:
         self._teacher = TeacherClient(settings.teacher)
-        self._publisher = EmbeddedPublisher(settings.stream.path, retention_s=settings.stream.retention_s)
+        self._publisher = open_publisher(settings.stream, settings.model.name)
         self.mirror = _compose(settings, self._teacher, self._publisher)
         self.follower = TrialFollower(open_store(settings.registry.url), settings, self.mirror)
         self._drain_deadline_s = settings.gateway.drain_deadline_s
@@ -96,7 +97,7 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     return 1 if threads.failed else 0
 
 
-def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: EmbeddedPublisher) -> Mirror:
+def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publisher) -> Mirror:
     folder = folder_of(settings.capture.dir, settings.model.name)
     rings = Rings.open(folder)
     return Mirror(

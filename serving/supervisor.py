@@ -34,7 +34,7 @@ from registry.store import open_store
 from serving.config import ServingSettings
 from serving.shadow import rings
 from serving.shadow.budget import allowed_rows
-from serving.shadow.publisher import check_stream
+from serving.shadow.publishers import check_stream
 from serving.supervision.capture_lock import lock
 from serving.supervision.child import Child, Event
 from serving.supervision.memory import Memories
@@ -118,7 +118,7 @@ class Supervisor:
         try:
             if not self._prepare():
                 return
-            check_stream(self._settings.stream.path)
+            check_stream(self._settings.stream)
             self._port = hold(self._gateway.host, self._gateway.port)
             for worker in self._workers:
                 worker.arguments += [f"--listen={address}" for address in self._port.addresses]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import processes
+from tests.support import kafka, processes
 
 # Two cores run these tests: no library takes more threads than it is told to.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,3 +61,13 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(_marked_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return host:port of one broker that all tests share: each uses topics of its own (`kafka.topic_prefix`)."""
+    if running := os.environ.get(kafka.RUNNING):
+        yield running
+        return
+    with kafka.brokers(tmp_path_factory.mktemp("kafka")) as cluster, processes.shared(cluster.pid()):
+        yield cluster.bootstrap

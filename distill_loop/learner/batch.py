@@ -12,7 +12,7 @@ from torch import Tensor
 
 from protos.errors import FormatError
 from protos.tensors import BYTES, Array, datatype_of, numpy_type, text_window
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 
 def stack(specs: Sequence[TensorSpec], rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

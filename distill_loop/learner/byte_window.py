@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from distill_loop.config import LearnerSection
 from distill_loop.learner.student import Student, cannot_read
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 HEAD_PLACES, TAIL_PLACES = 24, 8
 BYTE_VALUES = 257

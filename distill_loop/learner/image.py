@@ -16,7 +16,7 @@ from distill_loop.config import LearnerSection
 from distill_loop.learner.scaling import Scaling, scaled
 from distill_loop.learner.student import Student, cannot_read
 from protos.tensors import Array
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 MAX_CHANNELS = 4
 THUMB_SIDE, MAP_SIDE = 16, 4

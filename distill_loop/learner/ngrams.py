@@ -13,7 +13,7 @@ from torch.nn import functional
 from distill_loop.config import LearnerSection
 from distill_loop.learner.student import Fact, Student, cannot_read
 from protos.tensors import TEXT_PADDING
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 
 TEXT_ORDERS, TOKEN_ORDERS = (1, 2, 3, 4), (1, 2)
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32")

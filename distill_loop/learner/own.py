@@ -17,8 +17,8 @@ from distill_loop.learner import batch
 from distill_loop.learner.student import Student
 from protos.errors import ConfigurationError
 from protos.tensors import datatype_of
-from registry.config import ModelSection, TensorSpec
 from registry.plausible import plausible_rows
+from registry.sections import ModelSection, TensorSpec
 
 #: Rows and free sizes that a module is tried with: two of each, so that one that takes a number for a constant is found.
 TRIES = ((2, 16), (3, 24))

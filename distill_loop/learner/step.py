@@ -22,7 +22,7 @@ from distill_loop.learner.replay import Replay, pack_pairs, unpack_pairs
 from distill_loop.learner.student import Student
 from protos.errors import FormatError
 from protos.tensors import Array
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 #: Newest held-out pairs that are kept.
 HOLDOUT_PAIRS = 512

@@ -11,7 +11,7 @@ from torch import nn
 
 from distill_loop.learner.scaling import Scaling
 from protos.errors import ConfigurationError
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 Fact = int | float | str
 

@@ -10,7 +10,7 @@ from distill_loop.config import LearnerSection
 from distill_loop.learner import byte_window, image, ngrams, own, tabular
 from distill_loop.learner.student import Student
 from protos.errors import ConfigurationError
-from registry.config import ModelSection
+from registry.sections import ModelSection
 
 AUTO = "auto"
 BUILT_IN: dict[str, Callable[[LearnerSection, ModelSection], Student]] = {

@@ -18,7 +18,7 @@ from distill_loop.learner.scaling import Scaling, scaled
 from distill_loop.learner.student import Student, cannot_read
 from protos.errors import ConfigurationError
 from protos.tensors import Array
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 
 FLOATS = ("FP16", "FP32", "FP64")
 INTEGERS = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32")

@@ -7,8 +7,8 @@ from typing import Literal
 
 from protos.tensors import Array
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest
-from registry.config import ModelSection, TensorSpec
 from registry.golden import pack_golden
+from registry.sections import ModelSection, TensorSpec
 
 
 @dataclasses.dataclass(frozen=True)

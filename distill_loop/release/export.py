@@ -20,8 +20,8 @@ from torch import nn
 
 from protos.errors import FormatError
 from protos.tensors import BYTES, Array, text_window
-from registry.config import ModelSection, TensorSpec
 from registry.plausible import plausible_rows
+from registry.sections import ModelSection, TensorSpec
 
 #: Rows of the example batch, and the size of a dimension that is free; numbers above 1, so that the exporter doesn't take them
 #: for constants.

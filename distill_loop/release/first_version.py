@@ -16,8 +16,8 @@ from distill_loop.config import ReleaseSection
 from distill_loop.release.precheck import Artifact, measure_latency_ms
 from protos.errors import ConfigurationError
 from protos.tensors import BYTES, Array
-from registry.config import ModelSection, TensorSpec
 from registry.plausible import plausible_rows
+from registry.sections import ModelSection, TensorSpec
 
 #: Types as ONNX Runtime calls them.
 RUNTIME_TYPES = {

@@ -21,9 +21,9 @@ from distill_loop.release.first_version import examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from protos.tensors import Array
 from registry.bundle import MODEL, fetch_bundle, write_bundle
-from registry.config import ModelSection
 from registry.ledger import Kind, Ledger, Line
 from registry.pointers import Live, Pointers, Trial
+from registry.sections import ModelSection
 from registry.store import ObjectStore
 
 BOOTSTRAP = "bootstrap"

@@ -15,8 +15,8 @@ from everstill.rooms import Description, Tensor
 from everstill.topology import reachable, teacher_is_ours
 from protos.errors import ConfigurationError, EverstillError
 from registry.bundle import MODEL, fetch_bundle
-from registry.config import TensorSpec
 from registry.pointers import Pointers
+from registry.sections import TensorSpec
 from registry.store import open_store
 from serving.rpc.client import InferenceClient
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from protos.errors import EverstillError, FormatError, UnavailableError
 from protos.tensors import BYTES, Array, numpy_type, strings
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TEXTS = (".txt",)

@@ -19,7 +19,7 @@ import numpy as np
 from everstill.infer.rows import Options, Row, batches, join, read
 from protos.errors import EverstillError
 from protos.tensors import Array
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.rpc.client import Answer, InferenceClient, RpcError
 
 PROGRESS_S = 5.0

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from everstill.project.fit import Fit
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 AUTO = "auto"
 #: What makes a student where the configuration names a function.

@@ -13,8 +13,8 @@ import numpy as np
 from everstill.rooms import Description, Tensor, as_specs
 from protos.errors import ConfigurationError, EverstillError
 from protos.tensors import KNOWN_DATATYPES, Array
-from registry.config import TensorSpec
 from registry.plausible import plausible_rows
+from registry.sections import TensorSpec
 
 Kind = Literal["logits", "probabilities"]
 Ask = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -21,7 +21,7 @@ from protos import inference_pb2 as pb
 from protos.errors import EverstillError
 from protos.records import mint_record_id
 from protos.tensors import Array, quoted
-from registry.config import ModelSection
+from registry.sections import ModelSection
 from serving.gateway import validation
 from serving.gateway.refusal import Refusal
 from serving.rpc.convert import Parameter, infer_response

@@ -10,7 +10,7 @@ import numpy as np
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
 from protos.tensors import BYTES, Array, datatype_of, numpy_type, quoted
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.gateway.refusal import Refusal, invalid
 from serving.rpc.convert import Parameter, read_inputs, read_parameters
 

@@ -11,7 +11,7 @@ import structlog
 from protos import records_pb2 as records
 from protos.records import input_key, keyed_tag, row_record_id
 from protos.tensors import to_record
-from registry.config import ModelSection
+from registry.sections import ModelSection
 from serving.config import CaptureSection, TeacherSection
 from serving.served import Served
 from serving.shadow.redact import check_rules, redact

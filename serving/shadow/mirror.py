@@ -19,10 +19,10 @@ from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
 from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM
 from protos.tensors import Array, from_record, to_record
-from protos.topics import PAIRS, REPORTS, TRIALS, partition_of, topic
+from protos.topics import PAIRS, REPORTS, TRIALS, partition_of
 from serving.shadow.budget import Budget
+from serving.shadow.message import Message, Publisher
 from serving.shadow.pairs import lots_of, pair_of
-from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
 from serving.shadow.sampler import hold_to_pace, taken_by
@@ -64,14 +64,6 @@ class Teacher(Protocol):
 
     def ask(self, inputs: Mapping[str, Array], *, before_attempt: Callable[[], bool]) -> Answer:
         """Answer rows, or raise UnavailableError (keep them) or another EverstillError (they can't be answered)."""
-        ...
-
-
-class Publisher(Protocol):
-    """How the mirror publishes."""
-
-    def publish(self, messages: list[Message]) -> None:
-        """Write all or none; raises UnavailableError."""
         ...
 
 
@@ -311,7 +303,7 @@ class Mirror:
         if messages:
             self._publisher.publish(messages)
         for message in messages:
-            PUBLISHED.labels(message.topic.rsplit(".", 1)[-1], self._identity.model).inc(message.num_records)
+            PUBLISHED.labels(message.kind, self._identity.model).inc(message.num_records)
 
     def _drain(self) -> int:
         """Move one lot of spooled work on; returns how much."""
@@ -347,9 +339,8 @@ class Mirror:
         for pair in pairs:
             partition = partition_of(pair.input_key, self._identity.partitions)
             batches.setdefault(partition, records.PairBatch()).pairs.append(pair)
-        name = topic(self._identity.model, PAIRS)
         return [
-            Message(name, partition, batch.SerializeToString(), num_records=len(batch.pairs))
+            Message(PAIRS, partition, batch.SerializeToString(), num_records=len(batch.pairs))
             for partition, batch in batches.items()
         ]
 
@@ -360,7 +351,7 @@ class Mirror:
             candidate_version=trial.candidate.version,
             rows=rows,
         )
-        return Message(topic(self._identity.model, TRIALS), 0, batch.SerializeToString(), num_records=len(rows))
+        return Message(TRIALS, 0, batch.SerializeToString(), num_records=len(rows))
 
     def _missing(self, reason: str, rows: int) -> None:
         self._counts["missing"] += rows
@@ -378,9 +369,8 @@ class Mirror:
         self._reported_at = time.monotonic()
         GAPS.labels(self._identity.model).inc(self._rings.gaps - self._reported_gaps)
         self._reported_gaps = self._rings.gaps
-        name = topic(self._identity.model, REPORTS)
         reports = [self._report_of(worker, ring) for worker, ring in self._rings]
-        self._place([Message(name, 0, report.SerializeToString()) for report in reports], [])
+        self._place([Message(REPORTS, 0, report.SerializeToString()) for report in reports], [])
 
     def _report_of(self, worker: int, ring: Ring) -> records.CaptureReport:
         """Return one worker's report; what is missing is told once, with the first."""

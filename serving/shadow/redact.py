@@ -10,7 +10,7 @@ import numpy as np
 
 from protos.errors import ConfigurationError
 from protos.tensors import Array
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.config import RedactionRule
 
 

@@ -13,8 +13,8 @@ import structlog
 from protos.errors import EverstillError, FormatError, TensorError
 from protos.tensors import numpy_type
 from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle, prune_cache
-from registry.config import ModelSection, TensorSpec
 from registry.golden import unpack_golden
+from registry.sections import ModelSection, TensorSpec
 from registry.store import ObjectStore
 from serving.student.session import InputRefused, StudentError, StudentSession
 from serving.student.slot import Slot

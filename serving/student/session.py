@@ -14,7 +14,7 @@ import onnxruntime as ort
 from protos.errors import FormatError
 from protos.tensors import BYTES, Array, text_window
 from registry.bundle import MODEL, LocalBundle, Manifest
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.graph_tensors import DATATYPE_OF, as_answer, as_text, shape_of
 
 #: What ONNX Runtime says of a failed run, without what is of use to its developers only.

@@ -12,9 +12,9 @@ from obstore.store import MemoryStore
 
 from distill_loop.learner import checkpoint
 from registry.bundle import version_of
-from registry.config import TensorSpec
 from registry.ledger import Ledger
 from registry.pointers import Pointers
+from registry.sections import TensorSpec
 from registry.store import ObjectStore
 from tests.support.crash_points import Script, assert_nothing_is_lost_or_done_twice, quick_and_slow, run_with, start
 from tests.support.faults import Fault, FaultyStore, Killed

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from distill_loop.stream.consumer import EmbeddedConsumer
+from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from protos import records_pb2 as records
 from serving.shadow.ring import Ring, create
 from tests.support.draining import MODEL, PARTITIONS, RING, STREAM
@@ -77,7 +77,7 @@ def read_stream(folder: pathlib.Path) -> tuple[list[bytes], list[records.Capture
             ids += [pair.record_id for pair in records.PairBatch.FromString(message.value).pairs]
         else:
             reports.append(records.CaptureReport.FromString(message.value))
-    assert consumer.gaps == 0
+    assert not consumer.take_gaps()
     consumer.close()
     return ids, reports
 

@@ -12,6 +12,13 @@ from google.protobuf.message import Message
 
 from protos import records, records_pb2, tensors
 
+#: Fields that were added after the golden files were written; readers of version 1 pass them over.
+ADDED_LATER = {
+    "Sample": {"label"},
+    "Label": {"label_class", "known"},
+    "CaptureReport": {"mirror", "topics", "labels", "time_unix_ns"},
+    "Stratum": {"sampled", "published", "spooled"},
+}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 RECORD_ID = bytes.fromhex("01939a2b3c4d7e5f8a6b7c8d9eafb0c1")
 INPUT_KEY = bytes(range(16))
@@ -147,6 +154,8 @@ def test_every_field_of_version_1_is_in_its_golden_file(kind: str) -> None:
     def unset(message: Message, place: str) -> list[str]:
         empty = []
         for field in message.DESCRIPTOR.fields:
+            if field.name in ADDED_LATER.get(message.DESCRIPTOR.name, ()):
+                continue
             value = getattr(message, field.name)
             if not field.is_repeated and not value if field.message_type is None else False:
                 empty.append(f"{place}{field.name}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from onnx import helper
 
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from tests.support.callers import FakeSession, callers
 from tests.support.graphs import graph
 from tests.support.installing import made

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.rpc.client import InferenceClient
 from tests.support.connections import free_ports
 from tests.support.everstill_command import Running, run, running

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from tests.support.everstill_command import run, running
 from tests.support.students import build_onnx
 from tests.support.waiting import wait_for

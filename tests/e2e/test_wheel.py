@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from registry.config import TensorSpec
 from registry.pointers import Live, Pointers
+from registry.sections import TensorSpec
 from registry.store import open_store
 from serving.rpc.client import InferenceClient
 from tests.support.students import build_onnx, publish_student

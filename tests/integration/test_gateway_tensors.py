@@ -7,7 +7,7 @@ import pytest
 
 from protos import inference_pb2 as pb
 from protos.tensors import KNOWN_DATATYPES, NUMPY_TYPES, Array, datatype_of, strings
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.rpc.convert import CONTENTS_FIELD, infer_request, read_outputs
 from tests.support.callers import Answer, Callers, FakeSession, callers, good_inputs, refused
 from tests.support.graphs import echo_with_scores

@@ -14,8 +14,8 @@ from protos import records_pb2 as records
 from protos.embedded_stream import connect
 from protos.tensors import Array, from_record, strings, text_window
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest, version_of, write_bundle
-from registry.config import TensorSpec
 from registry.golden import pack_golden
+from registry.sections import TensorSpec
 from registry.store import ObjectStore
 from serving.rpc.convert import infer_request, infer_response, read_inputs, read_outputs
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub

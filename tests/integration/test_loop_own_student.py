@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from registry.bundle import read_manifest
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from tests.support.loops import CONFIG, MODEL, LoopUnderTest
 from tests.support.publishing import NUM_CLASSES, WINDOW, make_pair
 from tests.support.students import build_onnx

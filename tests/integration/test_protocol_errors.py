@@ -12,7 +12,7 @@ import pytest
 from protos import inference_pb2 as pb
 from protos.errors import EverstillError
 from protos.tensors import Array
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.rpc.convert import infer_request, read_outputs, read_parameters
 from serving.teacher.client import TeacherAnswer, TeacherRefused, TeacherUnavailable, TimeTooShort
 from tests.support.bad_requests import CASES, LIMIT

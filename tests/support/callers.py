@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from protos import inference_pb2 as pb
 from protos.tensors import Array, strings
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.config import GatewaySection
 from serving.gateway.server import CallersServer
 from serving.gateway.servicer import ServedModel, Servicer, Student, TeacherAnswer

@@ -10,11 +10,11 @@ import time
 
 from protos import records_pb2 as records
 from registry import logs
-from registry.config import LogSection
+from registry.sections import LogSection
 from serving.config import TeacherSection
 from serving.shadow.budget import Budget
+from serving.shadow.embedded_publisher import EmbeddedPublisher
 from serving.shadow.mirror import Identity, Mirror
-from serving.shadow.publisher import EmbeddedPublisher
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
@@ -33,7 +33,7 @@ def main(folder: pathlib.Path) -> None:
         ring,
         Budget(TeacherSection(budget_burst=1_000_000, max_calls_per_s=1e9), ring),
         FakeTeacher(),
-        EmbeddedPublisher(folder / STREAM, retention_s=1e9),
+        EmbeddedPublisher(folder / STREAM, MODEL, retention_s=1e9),
         waiting_teacher=_spool(folder / "spool-teacher"),
         waiting_stream=_spool(folder / "spool-stream"),
     )

@@ -8,7 +8,7 @@ from onnx import helper
 
 from protos.tensors import Array, strings
 from registry.bundle import MODEL, LocalBundle, Manifest
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.student.session import StudentSession
 from tests.support.graphs import graph
 

@@ -8,7 +8,7 @@ import torch
 
 from distill_loop.config import LearnerSection
 from distill_loop.learner.pair import TrainingPair
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 
 NUM_CLASSES, WINDOW = 6, 96
 MODEL = ModelSection(inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, WINDOW)),), num_classes=NUM_CLASSES)

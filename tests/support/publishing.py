@@ -9,8 +9,9 @@ import numpy as np
 from protos import records_pb2 as records
 from protos.records import ARM_UNIFORM, input_key, mint_record_id
 from protos.tensors import to_record
-from protos.topics import PAIRS, TRIALS, partition_of, topic
-from serving.shadow.publisher import EmbeddedPublisher, Message
+from protos.topics import PAIRS, TRIALS, partition_of
+from serving.shadow.embedded_publisher import EmbeddedPublisher
+from serving.shadow.message import Message
 
 NUM_CLASSES = 8
 WINDOW = 128
@@ -85,8 +86,7 @@ class StreamWriter:
     """
 
     def __init__(self, path: pathlib.Path, model: str, partitions: int) -> None:
-        self._publisher = EmbeddedPublisher(path, retention_s=1e9)
-        self._model = model
+        self._publisher = EmbeddedPublisher(path, model, retention_s=1e9)
         self._partitions = partitions
         self.published: list[bytes] = []
 
@@ -95,18 +95,17 @@ class StreamWriter:
         batches: dict[int, records.PairBatch] = {}
         for pair in pairs:
             batches.setdefault(partition_of(pair.input_key, self._partitions), records.PairBatch()).pairs.append(pair)
-        name = topic(self._model, PAIRS)
-        self._publisher.publish([Message(name, place, batch.SerializeToString()) for place, batch in batches.items()])
+        self._publisher.publish([Message(PAIRS, place, batch.SerializeToString()) for place, batch in batches.items()])
         self.published += [pair.record_id for pair in pairs]
 
     def trial(self, batch: records.TrialBatch, pairs: list[records.LogitPair]) -> None:
         """Publish a trial's rows, then the pairs that settle them."""
-        self._publisher.publish([Message(topic(self._model, TRIALS), 0, batch.SerializeToString())])
+        self._publisher.publish([Message(TRIALS, 0, batch.SerializeToString())])
         self.pairs(pairs)
 
     def raw(self, kind: str, partition: int, value: bytes) -> None:
         """Publish bytes that may be anything."""
-        self._publisher.publish([Message(topic(self._model, kind), partition, value)])
+        self._publisher.publish([Message(kind, partition, value)])
 
     def close(self) -> None:
         """Close the file."""

@@ -13,8 +13,8 @@ from protos.tensors import Array, from_record, to_record
 from serving.config import TeacherSection
 from serving.shadow import ring as rings
 from serving.shadow.budget import Budget
+from serving.shadow.message import Message
 from serving.shadow.mirror import Identity, Mirror
-from serving.shadow.publisher import Message
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
@@ -133,7 +133,7 @@ class FakeStream:
 
     def of(self, kind: str) -> list[Message]:
         """Return the messages of one topic."""
-        return [message for message in self.messages if message.topic.endswith(f".{kind}")]
+        return [message for message in self.messages if message.kind == kind]
 
     def pairs(self) -> list[records.LogitPair]:
         """Return every published pair."""

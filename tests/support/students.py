@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest, write_bundle
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from registry.store import ObjectStore
 
 BYTES = (TensorSpec(name="bytes", datatype="INT32", shape=(-1, 2048)),)

@@ -9,7 +9,7 @@ import numpy as np
 from distill_loop.config import LearnerSection
 from distill_loop.learner.pair import TrainingPair
 from protos.tensors import Array, strings
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 
 NUM_CLASSES = 3
 WORDS = ("red", "green", "blue")

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from protos import inference_pb2 as pb
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.config import TeacherSection
 from serving.rpc.convert import infer_response, read_inputs
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server

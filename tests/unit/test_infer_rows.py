@@ -11,7 +11,7 @@ from PIL import Image
 
 from everstill.infer.rows import Options, Row, as_row, batches, image_layout, join, read
 from protos.errors import FormatError, UnavailableError
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 
 def spec(datatype: str, *shape: int, name: str = "x") -> TensorSpec:

@@ -17,15 +17,15 @@ from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import Intake
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.progress import Progress
-from distill_loop.stream.consumer import EmbeddedConsumer
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import ID_BYTES, Dedupe, Fate
+from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from protos import records_pb2 as records
 from protos.errors import FormatError
 from protos.records import ARM_UNIFORM
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter, make_pair, make_trial_rows, window_of
 
 MODEL = ModelSection(

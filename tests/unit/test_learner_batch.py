@@ -8,7 +8,7 @@ from distill_loop.learner import batch
 from distill_loop.learner.scaling import FIRST_ROWS, Scaling, scaled
 from protos.errors import FormatError
 from protos.tensors import strings
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 
 IDS = TensorSpec(name="ids", datatype="INT64", shape=(-1, -1), padding=7)
 TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1, 1))

@@ -17,7 +17,7 @@ from distill_loop.learner.step import Learner
 from distill_loop.release.export import Exporter
 from distill_loop.release.precheck import Artifact
 from protos.errors import ConfigurationError, EverstillError, FormatError
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from tests.support.learning import same_bits
 
 NUM_CLASSES = 3

@@ -9,7 +9,7 @@ import torch
 from distill_loop.learner import checkpoint
 from distill_loop.learner.step import HOLDOUT_PAIRS, Learner, is_held_out
 from protos.errors import ConfigurationError, FormatError
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from tests.support.learning import MODEL, NUM_CLASSES, WINDOW, make_training_pair, same_bits, small_learner
 
 

@@ -12,7 +12,7 @@ from distill_loop.learner.step import Learner
 from distill_loop.release.export import Exporter
 from distill_loop.release.precheck import Artifact
 from protos.errors import ConfigurationError
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from tests.support.learning import same_bits
 from tests.support.tasks import TASKS, Task
 

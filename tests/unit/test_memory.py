@@ -10,12 +10,12 @@ from distill_loop.gates.promise import Promise
 from distill_loop.learner.step import Learner
 from distill_loop.memory import Memory
 from distill_loop.progress import Progress
-from distill_loop.stream.consumer import EmbeddedConsumer
 from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from protos.errors import ConflictError, FormatError
 from protos.topics import PAIRS
-from registry.config import ModelSection, TensorSpec
 from registry.pointers import Pointers
+from registry.sections import ModelSection, TensorSpec
 from registry.store import ObjectStore, open_store
 
 MODEL = ModelSection(name="tiny", num_classes=4, inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, 64)),))

@@ -17,7 +17,8 @@ from everstill.project.files import Plan, render
 from everstill.project.fit import Fit
 from protos.errors import ConfigurationError, ConflictError, UnavailableError
 from protos.tensors import BYTES
-from registry.config import TensorSpec, load
+from registry.config import load
+from registry.sections import TensorSpec
 from tests.support.teachers import FakeTeacher, serving
 
 LABELS = ("it's", 'a "b"', "ü")

@@ -7,8 +7,8 @@ import pytest
 
 from protos.errors import FormatError
 from protos.tensors import strings
-from registry.config import TensorSpec
 from registry.golden import pack_golden, unpack_golden
+from registry.sections import TensorSpec
 
 TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1, 1))
 NUMBERS = TensorSpec(name="numbers", datatype="FP32", shape=(-1, 3))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from registry.config import LogSection
 from registry.logs import configure
+from registry.sections import LogSection
 
 
 @pytest.fixture(autouse=True)

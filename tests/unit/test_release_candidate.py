@@ -14,7 +14,7 @@ from distill_loop.release.candidate import Origin, build_files
 from distill_loop.release.precheck import Artifact, precheck
 from protos.tensors import Array
 from registry.bundle import GOLDEN, MANIFEST, MODEL, fetch_bundle, write_bundle
-from registry.config import ModelSection
+from registry.sections import ModelSection
 from registry.store import open_store
 from tests.support.students import build_onnx, expected_logits
 

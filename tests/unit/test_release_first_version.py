@@ -15,8 +15,8 @@ from distill_loop.release.first_version import examine
 from distill_loop.release.office import ReleaseOffice
 from protos.errors import ConfigurationError
 from registry.bundle import fetch_bundle
-from registry.config import ModelSection, TensorSpec
 from registry.golden import unpack_golden
+from registry.sections import ModelSection, TensorSpec
 from registry.store import open_store
 from tests.support.students import build_onnx
 

@@ -12,7 +12,7 @@ from protos import records_pb2 as records
 from protos.errors import ConfigurationError
 from protos.records import ARM_PASS_THROUGH, ARM_TRIAL, ARM_UNIFORM, input_key, mint_record_id, row_record_id
 from protos.tensors import from_record
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.config import CaptureSection, TeacherSection
 from serving.served import Served
 from serving.shadow.capture import Capture

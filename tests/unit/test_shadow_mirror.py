@@ -8,7 +8,7 @@ import pytest
 from protos import records_pb2 as records
 from protos.records import ARM_PASS_THROUGH
 from protos.tensors import from_record, to_record
-from serving.shadow.publisher import Message
+from serving.shadow.message import Message
 from serving.shadow.ring import HEADER_BYTES
 from serving.telemetry import PUBLISHED
 from tests.support.shadow import NUM_CLASSES, Shadow, ids_of, make_sample, missing_rows, uniform

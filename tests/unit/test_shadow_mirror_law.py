@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos import records_pb2 as records
-from serving.shadow.publisher import Message
+from serving.shadow.message import Message
 from tests.support.shadow import (
     Shadow,
     make_sample,
@@ -110,9 +110,9 @@ def settled_before_their_rows(messages: list[Message]) -> set[bytes]:
     rows: set[bytes] = set()
     early = set()
     for message in messages:
-        if message.topic.endswith(".trials"):
+        if message.kind == "trials":
             rows |= {row.record_id for row in records.TrialBatch.FromString(message.value).rows}
-        elif message.topic.endswith(".pairs"):
+        elif message.kind == "pairs":
             pairs = records.PairBatch.FromString(message.value).pairs
             early |= {pair.record_id for pair in pairs if pair.HasField("trial") and pair.record_id not in rows}
     return early

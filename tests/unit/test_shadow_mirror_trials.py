@@ -31,7 +31,7 @@ def test_trial_rows_are_published_before_the_pairs_that_settle_them(shadow: Shad
 
     shadow.settle()
 
-    assert shadow.stream.messages[0].topic == "everstill.m.trials"
+    assert shadow.stream.messages[0].kind == "trials"
     assert [row.agree for row in shadow.stream.trial_rows()] == [True, False, True, False, True]
     assert [from_record(pair.inputs[0])[0, 0] for pair in shadow.stream.pairs()] == shadow.teacher.asked == [1, 3]
     for pair in shadow.stream.pairs():

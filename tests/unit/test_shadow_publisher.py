@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.embedded_stream import connect
-from serving.shadow import publisher as publishers
-from serving.shadow.publisher import EmbeddedPublisher, Message, StreamUnavailable, check_stream
+from protos.errors import UnavailableError
+from serving.shadow import embedded_publisher
+from serving.shadow.embedded_publisher import EmbeddedPublisher, check_stream
+from serving.shadow.message import Message, StreamUnavailable
 
 MESSAGES = st.builds(
     Message,
-    topic=st.sampled_from(["everstill.m.pairs", "everstill.m.reports"]),
+    kind=st.sampled_from(["pairs", "reports"]),
     partition=st.integers(0, 3),
     value=st.binary(max_size=20),
     num_records=st.integers(0, 9),
@@ -31,44 +33,48 @@ def test_a_message_comes_out_of_the_spool_as_it_went_in(message: Message) -> Non
     assert Message.from_spool(message.to_spool()) == message
 
 
+def test_a_spool_of_before_names_the_whole_topic() -> None:
+    assert Message.from_spool(b"everstill.m.pairs\n2\n7\nvalue") == Message("pairs", 2, b"value", 7)
+
+
 def test_a_report_holds_no_rows() -> None:
-    assert Message("everstill.m.pairs", 0, b"", 7).num_rows == 7
-    assert Message("everstill.m.reports", 0, b"", 1).num_rows == 0
+    assert Message("pairs", 0, b"", 7).num_rows == 7
+    assert Message("reports", 0, b"", 1).num_rows == 0
 
 
 def test_offsets_count_up_in_each_partition(tmp_path: pathlib.Path) -> None:
-    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6)
 
     publisher.publish([Message("t", 0, b"a"), Message("t", 1, b"b"), Message("t", 0, b"c"), Message("u", 0, b"d")])
     publisher.close()
     publisher.publish([Message("t", 0, b"e")])
 
     assert sorted(read(tmp_path / "s.sqlite")) == [
-        ("t", 0, 0, b"a"),
-        ("t", 0, 1, b"c"),
-        ("t", 0, 2, b"e"),
-        ("t", 1, 0, b"b"),
-        ("u", 0, 0, b"d"),
+        ("everstill.m.t", 0, 0, b"a"),
+        ("everstill.m.t", 0, 1, b"c"),
+        ("everstill.m.t", 0, 2, b"e"),
+        ("everstill.m.t", 1, 0, b"b"),
+        ("everstill.m.u", 0, 0, b"d"),
     ]
     publisher.close()
 
 
 def test_a_lot_that_fails_in_the_middle_leaves_nothing_and_no_gap(tmp_path: pathlib.Path) -> None:
-    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6)
 
     with pytest.raises(StreamUnavailable):
         publisher.publish([Message("t", 0, b"a"), Message("t", 0, None)])  # type: ignore[arg-type]
     publisher.publish([Message("t", 0, b"b")])
 
-    assert read(tmp_path / "s.sqlite") == [("t", 0, 0, b"b")]
+    assert read(tmp_path / "s.sqlite") == [("everstill.m.t", 0, 0, b"b")]
     publisher.close()
 
 
 def test_a_locked_stream_is_away_and_takes_messages_later(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishers, "connect", lambda path: connect(path, timeout_s=0.01))
-    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    monkeypatch.setattr(embedded_publisher, "connect", lambda path: connect(path, timeout_s=0.01))
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6)
     publisher.publish([Message("t", 0, b"a")])
     with contextlib.closing(connect(tmp_path / "s.sqlite")) as locker:
         locker.execute("BEGIN IMMEDIATE")
@@ -91,7 +97,7 @@ def test_a_file_that_is_no_stream_is_said_in_a_sentence(tmp_path: pathlib.Path, 
         path.write_bytes(b"this is not a database" * 100)
 
     with pytest.raises(StreamUnavailable, match="took nothing"):
-        EmbeddedPublisher(path, retention_s=1e6).publish([Message("t", 0, b"a")])
+        EmbeddedPublisher(path, "m", retention_s=1e6).publish([Message("t", 0, b"a")])
 
 
 def test_messages_past_their_retention_go_and_offsets_go_on(tmp_path: pathlib.Path) -> None:
@@ -102,11 +108,11 @@ def test_messages_past_their_retention_go_and_offsets_go_on(tmp_path: pathlib.Pa
 
     publish(path, b"new")
 
-    assert read(path) == [("t", 0, 1, b"new")]
+    assert read(path) == [("everstill.m.t", 0, 1, b"new")]
 
 
 def test_the_file_is_its_owners_only(tmp_path: pathlib.Path) -> None:
-    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6)
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6)
     publisher.publish([])
 
     assert (tmp_path / "s.sqlite").stat().st_mode & 0o077 == 0
@@ -114,7 +120,7 @@ def test_the_file_is_its_owners_only(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_second_writer_continues_the_same_offsets(tmp_path: pathlib.Path) -> None:
-    one, other = (EmbeddedPublisher(tmp_path / "s.sqlite", retention_s=1e6) for _ in range(2))
+    one, other = (EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6) for _ in range(2))
 
     for number in range(6):
         (one, other)[number % 2].publish([Message("t", 0, bytes([number]))])
@@ -126,24 +132,24 @@ def test_a_second_writer_continues_the_same_offsets(tmp_path: pathlib.Path) -> N
 
 def publish(path: pathlib.Path, value: bytes) -> None:
     """Publish one message from a process that ends afterwards."""
-    with contextlib.closing(EmbeddedPublisher(path, retention_s=1e6)) as publisher:
+    with contextlib.closing(EmbeddedPublisher(path, "m", retention_s=1e6)) as publisher:
         publisher.publish([Message("t", 0, value)])
 
 
 def test_a_stream_that_can_be_written_is_made_at_the_check_and_left_as_it_is(tmp_path: pathlib.Path) -> None:
     check_stream(tmp_path / "new" / "s.sqlite")
-    EmbeddedPublisher(tmp_path / "new" / "s.sqlite", retention_s=1e6).publish([Message("t", 0, b"x")])
+    EmbeddedPublisher(tmp_path / "new" / "s.sqlite", "m", retention_s=1e6).publish([Message("t", 0, b"x")])
 
     check_stream(tmp_path / "new" / "s.sqlite")
 
-    assert read(tmp_path / "new" / "s.sqlite") == [("t", 0, 0, b"x")]
+    assert read(tmp_path / "new" / "s.sqlite") == [("everstill.m.t", 0, 0, b"x")]
 
 
 def test_a_stream_that_another_process_writes_passes_the_check(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.sqlite"
-    monkeypatch.setattr(publishers, "connect", lambda path: connect(path, timeout_s=0.05))
+    monkeypatch.setattr(embedded_publisher, "connect", lambda path: connect(path, timeout_s=0.05))
     with contextlib.closing(connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
 
@@ -165,7 +171,7 @@ def test_a_stream_that_cannot_be_used_fails_the_check_with_what_to_do(
     (tmp_path / "file").write_text("not a database, and long enough that nobody could take it for an empty one" * 20)
     (tmp_path / "folder").mkdir()
 
-    with pytest.raises(StreamUnavailable, match=words) as caught:
+    with pytest.raises(UnavailableError, match=words) as caught:
         check_stream(tmp_path / place)
 
     assert "stream.path" in caught.value.fix

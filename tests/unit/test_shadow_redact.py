@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from protos.errors import ConfigurationError
 from protos.tensors import NUMPY_TYPES, Array
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from serving.config import RedactionRule
 from serving.shadow.redact import check_rules, redact
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_loop.stream.consumer import EmbeddedConsumer, Message
+from distill_loop.stream.consumer import Message
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
-from protos.records import SCHEMA_HEADER
+from protos.records import MODEL_HEADER, RECORDS_HEADER, SCHEMA_HEADER
 from protos.topics import PAIRS, TRIALS
 from tests.support.publishing import StreamWriter
 
@@ -59,7 +60,7 @@ def test_messages_come_in_order_with_their_headers(writer: StreamWriter, consume
         (PAIRS, 1, 1, b"1"),
         (PAIRS, 1, 2, b"2"),
     ]
-    assert messages[0].headers == {SCHEMA_HEADER: "1"}
+    assert messages[0].headers == {SCHEMA_HEADER: "1", MODEL_HEADER: MODEL, RECORDS_HEADER: "1"}
     assert consumer.lag() == 0
 
 
@@ -95,7 +96,7 @@ def test_messages_that_retention_took_are_a_counted_gap(
     connection.close()
 
     assert [one.value for one in read_all(consumer)] == [b"3"]
-    assert consumer.gaps == 3
+    assert [gap.end - gap.first for gap in consumer.take_gaps()] == [3]
 
 
 def test_a_stream_that_was_replaced_is_read_from_its_start(

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from registry.bundle import GOLDEN, MANIFEST, MODEL, SUMS, Manifest, version_of, write_bundle
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from registry.store import ObjectStore, open_store
 from serving.student.loader import CACHED_VERSIONS, Loader
 from serving.student.slot import Slot

@@ -8,7 +8,7 @@ from onnx import helper
 
 from protos.errors import TensorError
 from protos.tensors import Array, strings
-from registry.config import ModelSection, TensorSpec
+from registry.sections import ModelSection, TensorSpec
 from serving.student.batcher import Batcher
 from serving.student.session import InputRefused, StudentError, StudentSession
 from serving.student.slot import Slot

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from registry.bundle import GOLDEN, MODEL
-from registry.config import TensorSpec
+from registry.sections import TensorSpec
 from tests.support.students import make_student_files
 
 IMAGES = (TensorSpec(name="pixels", datatype="FP32", shape=(-1, 3, 4)),)

@@ -1,7 +1,6 @@
 """The embedded stream's writer. Offsets are given inside one transaction, so they have no gaps and are never given twice."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import sqlite3
@@ -9,49 +8,19 @@ import time
 
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
-from protos.records import SCHEMA_HEADER, SCHEMA_VERSION
-from protos.topics import REPORTS
+from protos.topics import PREFIX, topic
+from serving.shadow.message import Message, StreamUnavailable
 
 #: Time between two looks for messages past their retention.
 RETENTION_INTERVAL_S = 60.0
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-HEADERS = json.dumps({SCHEMA_HEADER: str(SCHEMA_VERSION)})
-
-
-class StreamUnavailable(UnavailableError):
-    """The stream took nothing: locked, away, or its disk is full."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Message:
-    """One message for the stream: `value` is a batch of `num_records` records."""
-
-    topic: str
-    partition: int
-    value: bytes
-    num_records: int = 1
-
-    def to_spool(self) -> bytes:
-        """Return the bytes that the spool keeps: topic, partition and number of records, a newline after each, then the value."""
-        return f"{self.topic}\n{self.partition}\n{self.num_records}\n".encode() + self.value
-
-    @classmethod
-    def from_spool(cls, payload: bytes) -> "Message":
-        """Return the message that `to_spool` wrote."""
-        name, partition, num_records, value = payload.split(b"\n", 3)
-        return cls(name.decode(), int(partition), value, int(num_records))
-
-    @property
-    def num_rows(self) -> int:
-        """Sampled rows that are lost with it; a report holds none."""
-        return 0 if self.topic.endswith(f".{REPORTS}") else self.num_records
 
 
 def check_stream(path: pathlib.Path) -> None:
     """Open the stream once and see that it can be written; one that another process is writing can.
 
     Raises:
-        StreamUnavailable: it can't be made, or isn't a stream.
+        UnavailableError: it can't be made, or isn't a stream.
     """
     fix = "Set stream.path to a file in a folder that can be written"
     try:
@@ -59,21 +28,23 @@ def check_stream(path: pathlib.Path) -> None:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
     except (FileExistsError, NotADirectoryError):
-        raise StreamUnavailable(
+        raise UnavailableError(
             f"the stream {path} can't be made: a file is where its folder should be", fix=fix
         ) from None
     except OSError as error:
-        raise StreamUnavailable(f"the stream {path} can't be made: {error.strerror}", fix=fix) from None
+        raise UnavailableError(f"the stream {path} can't be made: {error.strerror}", fix=fix) from None
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF not in BUSY:  # the rest is the extended code
-            raise StreamUnavailable(f"the stream {path} can't be used: {error}", fix=fix) from None
+            raise UnavailableError(f"the stream {path} can't be used: {error}", fix=fix) from None
 
 
 class EmbeddedPublisher:
-    """Publishes to one SQLite file; it is made at the first use. One thread."""
+    """Publishes one model's messages to one SQLite file; it is made at the first use. One thread."""
 
-    def __init__(self, path: pathlib.Path, *, retention_s: float) -> None:
+    def __init__(self, path: pathlib.Path, model: str, *, retention_s: float, prefix: str = PREFIX) -> None:
         self._path = path
+        self._model = model
+        self._prefix = prefix
         self._retention_s = retention_s
         self._connection: sqlite3.Connection | None = None
         self._cleaned_at = 0.0
@@ -82,7 +53,7 @@ class EmbeddedPublisher:
         """Write messages, all or none, in order.
 
         Raises:
-            StreamUnavailable: none was written; keep them and try again.
+            StreamUnavailable: none was written.
         """
         try:
             if self._connection is None:
@@ -92,6 +63,7 @@ class EmbeddedPublisher:
             self.close()
             raise StreamUnavailable(
                 f"the stream {self._path} took nothing: {error}",
+                rest=messages,
                 fix="Check that its disk has room and the file is not damaged",
             ) from None
 
@@ -107,13 +79,14 @@ class EmbeddedPublisher:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for message in messages:
+                name, headers = topic(self._model, message.kind, self._prefix), json.dumps(message.headers(self._model))
                 row = connection.execute(
                     "INSERT INTO next_offset VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET offset = offset + 1 RETURNING offset - 1",
-                    (message.topic, message.partition),
+                    (name, message.partition),
                 ).fetchone()
                 connection.execute(
                     "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)",
-                    (message.topic, message.partition, row[0], now_ns, HEADERS, message.value),
+                    (name, message.partition, row[0], now_ns, headers, message.value),
                 )
             if time.monotonic() - self._cleaned_at > RETENTION_INTERVAL_S:
                 self._cleaned_at = time.monotonic()

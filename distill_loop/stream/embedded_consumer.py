@@ -1,0 +1,138 @@
+"""The embedded stream's reader.
+
+Decides only the order in which partitions are read (each from its own position, taking turns). A message that retention removed
+before it was read shows as a gap and is counted; a file that somebody replaced is read from its start. One thread.
+"""
+
+import contextlib
+import json
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+
+import structlog
+
+from distill_loop.stream.consumer import Gap, Message, Position
+from protos.embedded_stream import connect
+from protos.errors import UnavailableError
+from protos.topics import PREFIX, topic
+
+
+class EmbeddedConsumer:
+    """Reads some topics of one model from one SQLite file.
+
+    Args:
+        partitions: number of partitions by kind.
+    """
+
+    def __init__(self, path: pathlib.Path, model: str, partitions: dict[str, int], *, prefix: str = PREFIX) -> None:
+        self._path = path
+        self._names = {kind: topic(model, kind, prefix) for kind in partitions}
+        self._positions: dict[Position, int] = {
+            (kind, partition): 0 for kind, count in partitions.items() for partition in range(count)
+        }
+        self._connection: sqlite3.Connection | None = None
+        self._gaps: list[Gap] = []
+
+    def positions(self) -> dict[Position, int]:
+        """Return the next offset of each partition."""
+        return dict(self._positions)
+
+    def seek(self, positions: dict[Position, int]) -> None:
+        """Read on from these offsets; partitions that are not named start at 0."""
+        self._positions.update(
+            {position: offset for position, offset in positions.items() if position in self._positions}
+        )
+
+    def poll(self, max_messages: int) -> list[Message]:
+        """Return the next messages, at most `max_messages` of each partition; `advance` moves past one of them.
+
+        Raises:
+            UnavailableError: the file can't be read now.
+        """
+        messages = []
+        with self._reading() as connection:
+            self._begin_again_where_replaced(self._ends(connection))
+            for (kind, partition), offset in self._positions.items():
+                rows = connection.execute(
+                    "SELECT offset, headers, value, time_unix_ns FROM message WHERE topic = ? AND partition = ? AND offset >= ?"
+                    " ORDER BY offset LIMIT ?",
+                    (self._names[kind], partition, offset, max_messages),
+                ).fetchall()
+                messages += [
+                    Message(kind, partition, found, _headers_of(headers), value, time_ns)
+                    for found, headers, value, time_ns in rows
+                ]
+        return messages
+
+    def advance(self, message: Message) -> None:
+        """Move past a message that was dealt with; offsets that retention took away before it become a gap."""
+        position = (message.kind, message.partition)
+        if message.offset > self._positions[position]:
+            self._gaps.append(Gap(*position, self._positions[position], message.offset))
+        self._positions[position] = message.offset + 1
+
+    def take_gaps(self) -> list[Gap]:
+        """Return the gaps that were found since the last call, oldest first."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def lag(self) -> int:
+        """Return how many messages wait to be read; raises as `poll`."""
+        with self._reading() as connection:
+            ends = self._ends(connection)
+        return sum(max(0, ends[position] - offset) for position, offset in self._positions.items())
+
+    def oldest_waiting_unix_ns(self) -> int | None:
+        """Return when the stream took the oldest message that wasn't advanced past, None where none waits; raises as `poll`."""
+        with self._reading() as connection:
+            times = [
+                connection.execute(
+                    "SELECT time_unix_ns FROM message WHERE topic = ? AND partition = ? AND offset >= ? ORDER BY offset LIMIT 1",
+                    (self._names[kind], partition, offset),
+                ).fetchone()
+                for (kind, partition), offset in self._positions.items()
+            ]
+        return min((row[0] for row in times if row), default=None)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ends(self, connection: sqlite3.Connection) -> dict[Position, int]:
+        """Return the offset that each partition's next message will have."""
+        rows = connection.execute("SELECT topic, partition, offset FROM next_offset").fetchall()
+        ends = {(name, partition): offset for name, partition, offset in rows}
+        return {(kind, partition): ends.get((self._names[kind], partition), 0) for kind, partition in self._positions}
+
+    def _begin_again_where_replaced(self, ends: dict[Position, int]) -> None:
+        """Offsets are never given twice, so a stream that ends before our position is another file: read it from its start."""
+        for (kind, partition), offset in self._positions.items():
+            if offset > ends[kind, partition]:
+                structlog.get_logger().error(
+                    "the stream was replaced, it is read from its start", kind=kind, partition=partition, offset=offset
+                )
+                self._positions[kind, partition] = 0
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+            yield self._connection
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise UnavailableError(
+                f"the stream {self._path} can't be read: {error}", fix="Check the file and its disk"
+            ) from None
+
+
+def _headers_of(text: str) -> dict[str, str]:
+    """Return a message's headers; none where they can't be read, so that the message is refused for the want of its schema."""
+    try:
+        headers = json.loads(text)
+    except ValueError:
+        return {}
+    return headers if isinstance(headers, dict) else {}

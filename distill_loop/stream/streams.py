@@ -1,0 +1,33 @@
+"""Which stream a configuration means: the embedded file, or Kafka where it names brokers. Any thread."""
+
+import os
+
+from distill_loop.stream.consumer import Consumer
+from distill_loop.stream.embedded_consumer import EmbeddedConsumer
+from protos.errors import UnavailableError
+from protos.topics import PAIRS
+from registry.sections import StreamSection
+
+
+def open_consumer(settings: StreamSection, model: str, partitions: dict[str, int]) -> Consumer:
+    """Return a consumer of one model's topics, at the start of each; it connects at its first use.
+
+    Args:
+        partitions: number of partitions by kind.
+    """
+    return EmbeddedConsumer(settings.path, model, partitions, prefix=settings.prefix)
+
+
+def check_stream(settings: StreamSection, model: str) -> None:
+    """Open the stream once: one that will never do is said at the start, whereas a stream that goes away later is waited for.
+
+    Raises:
+        UnavailableError: it can't be opened or written.
+    """
+    consumer = open_consumer(settings, model, {PAIRS: settings.partitions})
+    consumer.lag()
+    consumer.close()
+    if not os.access(settings.path, os.W_OK):
+        raise UnavailableError(
+            f"the stream {settings.path} can't be written", fix="Check stream.path and its permissions"
+        )
