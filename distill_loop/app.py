@@ -80,6 +80,7 @@ class LoopProcess:
             model=model,
             promise=promise,
             sign_of_life=self.renew_lease,
+            now_ns=(lambda: self._progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
         )
         intake = Intake(
             self._consumer,
@@ -98,6 +99,7 @@ class LoopProcess:
             model.name,
             epoch=lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
+            every_messages=settings.loop.checkpoint_every_messages if settings.loop.deterministic else None,
             learner=self._learner,
             progress=self._progress,
             dedupe=dedupe,
@@ -105,7 +107,7 @@ class LoopProcess:
             promise=promise,
             consumer=self._consumer,
         )
-        self._loop = Loop(intake, self._desk, memory)
+        self._loop = Loop(intake, self._desk, memory, deterministic=settings.loop.deterministic)
         self._log = structlog.get_logger()
 
     def run(self, stopping: Stopping) -> None:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from registry.config import SharedSettings
 from registry.sections import Section
@@ -152,6 +152,15 @@ class LoopSection(Section):
     checkpoint_every_s: float = Field(
         5.0, description="Longest time between two checkpoints while pairs arrive, in seconds.", gt=0
     )
+    deterministic: bool = Field(
+        False,
+        description="Whether the same messages always make the same weights, bit for bit, whatever killed the loop in between: after each "
+        "message all steps that it earned are taken, and cuts and checkpoints follow the stream's offsets, never time. Where the machine "
+        "can't keep up it falls behind instead of skipping steps. Bit for bit with one partition of pairs.",
+    )
+    checkpoint_every_messages: int = Field(
+        64, description="Messages of pairs between two checkpoints where `deterministic` is on.", ge=1
+    )
     lease_s: float = Field(
         15.0, description="Time after which another loop may take over a silent one, in seconds.", gt=0
     )
@@ -170,3 +179,11 @@ class LoopSettings(SharedSettings):
     gate: GateSection = Field(GateSection(), description="When a candidate is promoted.")
     release: ReleaseSection = Field(ReleaseSection(), description="When a candidate is cut.")
     loop: LoopSection = Field(LoopSection(), description="The loop's process.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LoopSettings":
+        if self.loop.deterministic and self.learner.threads != 1:
+            raise ValueError(
+                "loop.deterministic is on: learner.threads must be 1, sums of several threads differ in their last bits"
+            )
+        return self

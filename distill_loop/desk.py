@@ -44,6 +44,7 @@ class Desk:
     Args:
         model: its inputs say what is tried before there are rows.
         sign_of_life: called now and then during long work, so that the lease doesn't run out.
+        now_ns: the time that trials and versions bear; the stream's own where the loop is deterministic.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Desk:
         model: ModelSection,
         promise: Promise,
         sign_of_life: Callable[[], None],
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._progress = progress
         self._learner = learner
@@ -66,7 +68,7 @@ class Desk:
         self._model = model
         self._promise = promise
         self._sign_of_life = sign_of_life
-        self._bootstrap_at = release.bootstrap_pairs
+        self._now_ns = now_ns
         self._rule = Rule(
             gate.alpha,
             gate.margin,
@@ -119,29 +121,34 @@ class Desk:
 
     def bootstrap_due(self) -> bool:
         """Whether there are enough teacher answers for the first version."""
-        return self._progress.live is None and self._progress.kept >= self._bootstrap_at
+        return self._progress.live is None and self._progress.kept >= max(
+            self._release.bootstrap_pairs, self._progress.bootstrap_after
+        )
 
     def bootstrap(self, save: Callable[[], None]) -> None:
-        """Train on what is there and release the first version, ungated."""
-        for _ in range(0, self._release.bootstrap_steps, STEPS_PER_SIGN):
-            self._learner.learn(STEPS_PER_SIGN)
-            self._sign_of_life()
+        """Train on what is there and release the first version, ungated.
+
+        The steps are remembered before anything is released, so that a loop that is killed in between doesn't take them again.
+        """
+        progress = self._progress
+        if not progress.first_steps:
+            for _ in range(0, self._release.bootstrap_steps, STEPS_PER_SIGN):
+                self._learner.learn(STEPS_PER_SIGN)
+                self._sign_of_life()
+            progress.first_steps, progress.pairs_since_cut = True, 0
+            save()
         rows = self._check_rows()
         digest, check = self._office.cut(
             self._learner.net, rows, self._learner.answers(rows), self._origin("bootstrap")
         )
-        self._progress.pairs_since_cut = 0
         if digest is None:
             PRECHECK_REJECTED.inc()
-            self._bootstrap_at = (
-                self._progress.kept + self._release.cut_every_pairs
-            )  # not again before it has learned more
+            # Not again before it has learned more.
+            progress.first_steps, progress.bootstrap_after = False, progress.kept + self._release.cut_every_pairs
             return
-        self._office.bootstrap(
-            digest, {"pairs": self._progress.kept, "steps": self._learner.num_steps, **check.evidence()}
-        )
+        self._office.bootstrap(digest, {"pairs": progress.kept, "steps": self._learner.num_steps, **check.evidence()})
         self._adopt_live()
-        self._log.info("first version released", version=version_of(digest), pairs=self._progress.kept)
+        self._log.info("first version released", version=version_of(digest), pairs=progress.kept)
         save()
 
     def cut_due(self) -> bool:
@@ -211,7 +218,7 @@ class Desk:
         share = self._share(live, digest, rows)
         if self._progress.trial is not None:
             self._supersede(self._progress.trial)
-        identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, time.time_ns())
+        identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, self._now_ns())
         self._progress.trial = TrialState(identity)
         try:
             save()
@@ -235,7 +242,7 @@ class Desk:
             "version": version,
             "outcome": outcome,
             "reason": reason,
-            "time_unix_s": time.time(),
+            "time_unix_s": self._now_ns() / 1e9,
         }
         self._log.info("cut", version=version, outcome=outcome, reason=reason)
 
@@ -311,7 +318,14 @@ class Desk:
         student = {**self._learner.student.facts, "student": self._learner.student.name}
         progress = self._progress
         return Origin(
-            kind, progress.live, self._learner.teacher_version, progress.learned, self._learner.num_steps, student
+            kind,
+            progress.live,
+            self._learner.teacher_version,
+            progress.learned,
+            self._learner.num_steps,
+            student,
+            self._now_ns() / 1e9,
+            progress.newest_pair_unix_ns / 1e9,
         )
 
 

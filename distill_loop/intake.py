@@ -62,9 +62,12 @@ class Intake:
         self._max_messages = max_messages
         self._log = structlog.get_logger()
 
-    def read(self) -> int:
-        """Take in the messages that wait, as far as one poll brings them; returns their number."""
-        messages = self._consumer.poll(self._max_messages)
+    def poll(self) -> list[Message]:
+        """Return messages that wait; they come again until they are taken."""
+        return self._consumer.poll(self._max_messages)
+
+    def take(self, messages: list[Message]) -> None:
+        """Take messages in, in the order in which they were polled."""
         for message in messages:
             try:
                 self._take(message)
@@ -75,11 +78,12 @@ class Intake:
             self._progress.gaps += gap.end - gap.first
         if self._progress.trial is not None:
             self._progress.trial.note_read()
-        return len(messages)
 
-    def learn(self, max_steps: int) -> int:
+    def learn(self, max_steps: int | None) -> int:
         """Take the optimizer steps that new pairs have earned, at most `max_steps`; returns how many."""
-        num_steps = min(int(self._progress.steps_due), max_steps)
+        num_steps = int(self._progress.steps_due)
+        if max_steps is not None:
+            num_steps = min(num_steps, max_steps)
         if num_steps:
             self._learner.learn(num_steps)
             self._progress.steps_due -= num_steps
@@ -124,6 +128,7 @@ class Intake:
         fate = self._learner.observe(training)
         self._dedupe.note(pair.record_id, fate)
         self._count(fate)
+        self._progress.newest_pair_unix_ns = max(self._progress.newest_pair_unix_ns, pair.time_unix_ns)
         if self._progress.trial is not None:
             self._progress.trial.note_pair(pair.time_unix_ns)
         if fate == "learned":

@@ -14,15 +14,16 @@ from distill_loop.gates.promise import Promise
 from distill_loop.learner import checkpoint
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
-from distill_loop.stream.consumer import Consumer
+from distill_loop.stream.consumer import Consumer, Position
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.telemetry import CHECKPOINTS
 from protos.errors import FormatError
+from protos.topics import PAIRS
 from registry.pointers import Checkpoint, Pointers
 from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
-LAYOUT = 4
+LAYOUT = 5
 
 
 class Memory:
@@ -31,6 +32,7 @@ class Memory:
     Args:
         epoch: of the lease.
         every_s: longest time between two checkpoints while something changes.
+        every_messages: instead of time, checkpoints follow the offsets of pairs: one where they pass a multiple of this.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Memory:
         *,
         epoch: int,
         every_s: float,
+        every_messages: int | None = None,
         learner: Learner,
         progress: Progress,
         dedupe: Dedupe,
@@ -52,6 +55,7 @@ class Memory:
         self._pointers = Pointers(store, model)
         self._epoch = epoch
         self._every_s = every_s
+        self._every_messages = every_messages
         self._learner = learner
         self._progress = progress
         self._dedupe = dedupe
@@ -60,7 +64,7 @@ class Memory:
         self._consumer = consumer
         self._current: Checkpoint | None = None
         self._saved_at = time.monotonic()
-        self._saved_positions: dict[tuple[str, int], int] = consumer.positions()
+        self._saved_positions: dict[Position, int] = consumer.positions()
         self._log = structlog.get_logger()
 
     def restore(self) -> bool:
@@ -87,8 +91,15 @@ class Memory:
 
     def due(self) -> bool:
         """Whether something was read since the last checkpoint and that is long enough ago."""
+        if self._every_messages is not None:
+            return self._period(self._consumer.positions()) > self._period(self._saved_positions)
         old = time.monotonic() - self._saved_at >= self._every_s
         return old and self._saved_positions != self._consumer.positions()
+
+    def _period(self, positions: dict[Position, int]) -> int:
+        """Return the number of the period between checkpoints that these positions are in."""
+        assert self._every_messages is not None
+        return sum(offset for (kind, _), offset in positions.items() if kind == PAIRS) // self._every_messages
 
     def save(self) -> None:
         """Write a checkpoint and make it the newest.

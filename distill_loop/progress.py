@@ -12,7 +12,8 @@ class Progress:
 
     Pairs: read = learned + held_out + repeats + dead. gaps: messages that retention removed unread. steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
-    that were learned when a trial was last asked to make room. live: digest of the version that the ledger made live.
+    that were learned when a trial was last asked to make room. first_steps: whether the steps before the first version were taken; bootstrap_after: pairs
+    before which it isn't tried again. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
     """
 
     read: int = 0
@@ -24,6 +25,9 @@ class Progress:
     steps_due: float = 0.0
     pairs_since_cut: int = 0
     asked_at: int = 0
+    first_steps: bool = False
+    bootstrap_after: int = 0
+    newest_pair_unix_ns: int = 0
     cuts: int = 0
     unpromising: int = 0
     live: str | None = None

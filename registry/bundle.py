@@ -62,6 +62,7 @@ class Manifest(Section):
     steps: int
     parity_max_abs: float
     student: dict[str, int | float | str]
+    newest_pair_unix_s: float = 0.0
 
 
 class LocalBundle(pydantic.BaseModel):

@@ -39,7 +39,7 @@ def as_tensors(specs: Sequence[TensorSpec], inputs: Mapping[str, Array], text_by
     return tuple(
         torch.from_numpy(
             text_window(inputs[spec.name], text_bytes) if spec.datatype == BYTES else np.array(inputs[spec.name])
-        )
+        ).clone()  # torch's own memory is aligned: where numpy's lies would decide in which order some sums are made
         for spec in specs
     )
 

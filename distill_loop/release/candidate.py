@@ -13,7 +13,7 @@ from registry.sections import ModelSection, TensorSpec
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a candidate comes from, for its manifest."""
+    """Where a candidate comes from, for its manifest. newest_pair_unix_s: of the newest record that it has learned from, 0 without one."""
 
     kind: Literal["bootstrap", "candidate"]
     parent: str | None
@@ -21,6 +21,8 @@ class Origin:
     pairs_learned: int
     steps: int
     student: Mapping[str, int | float | str]
+    created_unix_s: float
+    newest_pair_unix_s: float = 0.0
 
 
 def build_files(
@@ -38,7 +40,7 @@ def build_files(
     """
     manifest = Manifest(
         model=model.name,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=datetime.datetime.fromtimestamp(origin.created_unix_s, datetime.UTC).isoformat(timespec="seconds"),
         origin=origin.kind,
         parent=origin.parent,
         inputs=model.inputs,
@@ -48,6 +50,7 @@ def build_files(
         steps=origin.steps,
         parity_max_abs=parity,
         student=dict(origin.student),
+        newest_pair_unix_s=origin.newest_pair_unix_s,
     )
     return {
         MANIFEST: manifest.model_dump_json(indent=1).encode(),

@@ -8,6 +8,7 @@ write can be repeated. Knows no statistics: the verdict is its caller's. One thr
 
 import hashlib
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,7 +110,7 @@ class ReleaseOffice:
         if first.note:
             self._log.warning("the first version's file", note=first.note)
         student = {"student": "file", "file": first.name, "sha256": first.sha256}
-        origin = Origin("bootstrap", None, "", 0, 0, student)
+        origin = Origin("bootstrap", None, "", 0, 0, student, time.time())
         files = build_files(self._model, first.onnx_bytes, first.golden, first.golden_logits_BC, 0.0, origin)
         evidence = {"source": "file", "file": first.name, "sha256": first.sha256, "latency_ms": first.latency_ms}
         return self.bootstrap(write_bundle(self._store, files), evidence)

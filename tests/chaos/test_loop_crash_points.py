@@ -14,21 +14,23 @@ from tests.support.faults import Fault
 
 #: Every write from nothing to the first promotion, but the files of bundles and status objects: path and which time.
 WRITES = [
+    ("/checkpoints/", 1),  # it holds the first version's steps
+    ("/checkpoint.json", 1),
     ("bundles/.*/SHA256SUMS", 1),
     ("ledger/00000001", 1),
     ("/live.json", 1),
-    ("/checkpoints/", 1),
-    ("/checkpoint.json", 1),
-    ("bundles/.*/SHA256SUMS", 2),
-    ("/checkpoints/", 2),  # it holds the trial
+    ("/checkpoints/", 2),
     ("/checkpoint.json", 2),
+    ("bundles/.*/SHA256SUMS", 2),
+    ("/checkpoints/", 3),  # it holds the trial
+    ("/checkpoint.json", 3),
     ("/trial.json", 1),
     ("/trials/", 1),
     ("ledger/00000002", 1),  # the decision
     ("/live.json", 2),
     ("/trial.json", 2),
-    ("/checkpoints/", 3),
-    ("/checkpoint.json", 3),
+    ("/checkpoints/", 4),
+    ("/checkpoint.json", 4),
 ]
 
 

@@ -28,8 +28,8 @@ SUPERSEDING = [
     ("/trials/", 1),
     ("ledger/00000002", 1),
     ("/trial.json", 2),  # closed
-    ("/checkpoints/", 3),  # it holds the new trial
-    ("/checkpoint.json", 3),
+    ("/checkpoints/", 4),  # it holds the new trial
+    ("/checkpoint.json", 4),
     ("/trial.json", 3),
 ]
 #: Every write from nothing to a first version from a file.

@@ -84,6 +84,10 @@ class IntakeUnderTest:
             max_messages=100,
         )
 
+    def read(self) -> None:
+        """Take in the messages that wait."""
+        self.intake.take(self.intake.poll())
+
     def dead_letters(self) -> list[tuple[dict[str, object], bytes]]:
         """Return what lies in the dead topic."""
         with sqlite3.connect(self.path) as connection:
@@ -146,7 +150,7 @@ def test_a_hostile_pair_is_a_dead_letter_and_the_next_is_learned(what: str, room
     HOSTILE[what](hostile)
     room.writer.raw(PAIRS, 0, records.PairBatch(pairs=[hostile, make_pair(2)]).SerializeToString())
 
-    room.intake.read()
+    room.read()
 
     assert (room.progress.dead, room.progress.learned) == (1, 1)
     assert [pair.record_id for pair in room.learner.pairs] == [make_pair(2).record_id]
@@ -160,7 +164,7 @@ def test_every_dead_record_of_one_message_is_kept(room: IntakeUnderTest) -> None
         pair.ClearField("teacher")
     room.writer.raw(PAIRS, 0, records.PairBatch(pairs=bad).SerializeToString())
 
-    room.intake.read()
+    room.read()
 
     assert room.progress.dead == len(room.dead_letters()) == 2
 
@@ -173,7 +177,7 @@ def test_a_message_whose_headers_can_not_be_read_stops_nothing(headers: str, roo
     connection.close()
     room.writer.pairs([make_pair(2)])
 
-    room.intake.read()
+    room.read()
 
     assert (room.progress.dead, room.progress.learned) == (1, 1)
     assert "schema version" in str(room.dead_letters()[0][0]["reason"])
@@ -183,7 +187,7 @@ def test_a_repeat_is_counted_and_not_learned_again(room: IntakeUnderTest) -> Non
     room.writer.pairs([make_pair(1), make_pair(1)])
     room.writer.pairs([make_pair(1)])
 
-    room.intake.read()
+    room.read()
 
     assert (room.progress.learned, room.progress.repeats, room.progress.read) == (1, 2, 3)
 
@@ -193,7 +197,7 @@ def test_a_record_is_judged_before_the_learner_sees_it(room: IntakeUnderTest) ->
     batch, pairs = make_trial_rows("t-1", 5, 0)
     room.writer.trial(batch, pairs)
 
-    room.intake.read()
+    room.read()
 
     assert room.learner.judged_before == [1, 2, 3, 4, 5]
     assert room.progress.trial.count("win") == 5
@@ -210,7 +214,7 @@ def test_a_student_that_raises_loses_no_answer_of_the_teacher_and_counts_none_tw
 
     for _ in range(2):
         room.writer.trial(batch, pairs)
-        room.intake.read()
+        room.read()
 
     assert (trial.count("win"), trial.count("pending")) == (1, 0)
     assert (room.progress.dead, room.progress.repeats, len(room.dead_letters())) == (1, 1, 1)
@@ -238,7 +242,7 @@ def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -
     batch.rows[2].record_id = b""
     room.writer.trial(batch, pairs[:0])
 
-    room.intake.read()
+    room.read()
 
     assert room.progress.trial.cautious().total == 0
     assert room.progress.dead == len(room.dead_letters()) == 1
@@ -252,7 +256,7 @@ def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: Inta
     pairs[3].student.version = "b" * 12  # of the version before: it says nothing of this one
     room.writer.pairs(pairs)
 
-    room.intake.read()
+    room.read()
 
     assert room.promise.outlook("a" * 12) == Outlook(wins=2, losses=1, num=3)
 
@@ -267,7 +271,7 @@ def test_a_trial_whose_traffic_repeats_itself_or_gives_no_rows_ends(rows_come: b
             room.writer.trial(*make_trial_rows("t-1", 8, 0))  # the same eight inputs
         else:
             room.writer.pairs([make_pair(10 * number + place) for place in range(8)])
-        room.intake.read()
+        room.read()
         ends.append(decide(rule, trial.certain(), trial.cautious(), trial.wait).final)
 
     assert trial.cautious().total == (8 if rows_come else 0)
@@ -278,7 +282,7 @@ def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:
     room.progress.trial = TrialState(TrialIdentity("t-2", "a" * 64, "b" * 64, 1.0, 1))
     room.writer.trial(*make_trial_rows("t-1", 5, 0))
 
-    room.intake.read()
+    room.read()
 
     assert room.progress.trial.cautious().total == 0
     assert room.progress.learned == 5
@@ -304,9 +308,9 @@ def test_a_row_of_the_open_trial_is_a_duel_too_and_counts_once(room: IntakeUnder
         evaluated_pair(2, label=2, incumbent=0, candidate=1, trial_id="t-0"),  # late, of a trial that is over
     ]
     room.writer.pairs(pairs)
-    room.intake.read()
+    room.read()
     room.writer.pairs(pairs)
-    room.intake.read()
+    room.read()
 
     duel = room.promise.duel("t-1")
     assert (duel.candidate.wins, duel.candidate.losses, duel.candidate.num) == (1, 0, 2)
@@ -323,6 +327,6 @@ def test_a_repeat_of_an_input_in_a_trial_is_no_further_duel(room: IntakeUnderTes
     pair = evaluated_pair(0, label=0, incumbent=1, candidate=0)
     trial.add_row(b"\0" * 16, pair.input_key, pair.time_unix_ns, agree=False)
     room.writer.pairs([pair])
-    room.intake.read()
+    room.read()
 
     assert room.promise.duel("t-1").candidate.num == 0

@@ -79,7 +79,7 @@ def test_size_and_latency_are_reasons_and_all_reasons_are_told() -> None:
 
 
 def make_files(kind: Literal["bootstrap", "candidate"] = "candidate") -> dict[str, bytes]:
-    origin = Origin(kind, "ab" * 32, "teacher-1", 300, 600, {"student": "byte_window", "hidden": 16})
+    origin = Origin(kind, "ab" * 32, "teacher-1", 300, 600, {"student": "byte_window", "hidden": 16}, 1.7e9)
     return build_files(SECTION, GRAPH, {"bytes": ROWS[:3]}, LOGITS[:3], 1e-6, origin)
 
 
