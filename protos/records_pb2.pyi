@@ -144,11 +144,23 @@ class LogitPair(_message.Message):
     trial: TrialAnswer
     def __init__(self, record_id: _Optional[bytes] = ..., input_key: _Optional[bytes] = ..., time_unix_ns: _Optional[int] = ..., stratum: _Optional[str] = ..., slice: _Optional[str] = ..., client_tag: _Optional[bytes] = ..., subject_tag: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., student: _Optional[_Union[StudentOutput, _Mapping]] = ..., teacher: _Optional[_Union[TeacherOutput, _Mapping]] = ..., hidden_features: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmTaken, _Mapping]]] = ..., policy_id: _Optional[str] = ..., trial: _Optional[_Union[TrialAnswer, _Mapping]] = ...) -> None: ...
 
+class Columns(_message.Message):
+    __slots__ = ("inputs", "student_logits", "teacher_output")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_LOGITS_FIELD_NUMBER: _ClassVar[int]
+    TEACHER_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    student_logits: Tensor
+    teacher_output: Tensor
+    def __init__(self, inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., student_logits: _Optional[_Union[Tensor, _Mapping]] = ..., teacher_output: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
 class PairBatch(_message.Message):
-    __slots__ = ("pairs",)
+    __slots__ = ("pairs", "columns")
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     pairs: _containers.RepeatedCompositeFieldContainer[LogitPair]
-    def __init__(self, pairs: _Optional[_Iterable[_Union[LogitPair, _Mapping]]] = ...) -> None: ...
+    columns: Columns
+    def __init__(self, pairs: _Optional[_Iterable[_Union[LogitPair, _Mapping]]] = ..., columns: _Optional[_Union[Columns, _Mapping]] = ...) -> None: ...
 
 class TrialRow(_message.Message):
     __slots__ = ("record_id", "input_key", "slice", "agree", "incumbent_class", "candidate_class", "probability", "time_unix_ns")

@@ -15,6 +15,7 @@ from protos import records, records_pb2, tensors
 #: Fields that were added after the golden files were written; readers of version 1 pass them over.
 ADDED_LATER = {
     "Sample": {"label"},
+    "PairBatch": {"columns"},
     "Label": {"label_class", "known"},
     "CaptureReport": {"mirror", "topics", "labels", "time_unix_ns"},
     "Stratum": {"sampled", "published", "spooled"},
