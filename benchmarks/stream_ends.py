@@ -1,0 +1,246 @@
+"""The ends of the stream as processes that a benchmark times: `python -m benchmarks.stream_ends mirror|loop|produce|consume FOLDER`.
+
+`mirror` is the real mirror between a ring and the stream, its teacher an instant one inside the process; `loop` the real consumer
+and intake, up to the learner, which takes no steps. `produce` and `consume` are bare kafka-python, one record for each pair, its bytes
+ready made. Each reads commands from standard input: `go N` (it says `done` when N pairs have passed), `quit`; and ends with it.
+All times are of the system's monotonic clock.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.harness import ROOT
+from benchmarks.pairs import LIVE, MODEL, NUM_CLASSES, NUM_FEATURES
+from protos import records_pb2 as records
+from protos.records import input_key, mint_record_id
+from protos.tensors import Array, to_record
+from registry import logs
+from registry.config import load
+from registry.sections import LogSection
+
+NUM_READY_MADE = 2_000
+
+
+class End(Protocol):
+    """One end: moves pairs until so many have passed."""
+
+    def go(self, num_pairs: int) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InstantAnswer:
+    """What the instant teacher says."""
+
+    output_BC: Array
+    attempts: int = 1
+    version: str = "teacher-1"
+    latency_s: float = 0.001
+
+
+class InstantTeacher:
+    """Answers at once and costs nothing: what is measured is the path."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        self.breaker = self
+        self._answers: dict[int, InstantAnswer] = {}
+
+    def ask(self, inputs: Mapping[str, Array], *, before_attempt: Callable[[], bool]) -> InstantAnswer:
+        """Answer the same for every row."""
+        before_attempt()
+        num_rows = len(next(iter(inputs.values())))
+        if num_rows not in self._answers:
+            self._answers[num_rows] = InstantAnswer(np.full((num_rows, NUM_CLASSES), 1 / NUM_CLASSES, np.float32))
+        return self._answers[num_rows]
+
+
+class MirrorEnd:
+    """The mirror, from the ring to the stream's acknowledgement."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        from serving import mirror_app  # noqa: PLC0415 - each end pays only for its own imports
+        from serving.config import ServingSettings  # noqa: PLC0415
+        from serving.shadow.publishers import open_publisher  # noqa: PLC0415
+
+        settings = load(folder / "everstill.toml", ServingSettings)
+        teacher: Any = InstantTeacher()
+        self._mirror = mirror_app._compose(settings, teacher, open_publisher(settings.stream, settings.model.name))
+
+    def go(self, num_pairs: int) -> None:
+        """Empty the ring."""
+        while self._mirror.step():
+            pass
+
+
+class LoopEnd:
+    """The loop's consumer and intake; it goes on where the last `go` ended."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        from distill_loop.app import LoopProcess  # noqa: PLC0415
+        from distill_loop.config import LoopSettings  # noqa: PLC0415
+        from registry.lease import Lease  # noqa: PLC0415
+        from registry.store import open_store  # noqa: PLC0415
+
+        settings = load(folder / "everstill.toml", LoopSettings)
+        store = open_store(settings.registry.url)
+        process = LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "benchmark", 3600.0))
+        self._intake, self._progress = process._loop._intake, process._progress
+        self._progress.live = LIVE
+
+    def go(self, num_pairs: int) -> None:
+        """Take in so many pairs."""
+        end = self._progress.read + num_pairs
+        while self._progress.read < end:
+            if not self._intake.read():
+                time.sleep(0.0005)
+        assert not self._progress.dead and not self._progress.repeats
+
+
+class BareProducer:
+    """kafka-python's producer with the guarantees that the mirror asks for, one record for each pair.
+
+    Args:
+        settings: of `KafkaProducer`, beside those.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, settings: dict[str, Any]) -> None:
+        from kafka import KafkaProducer  # noqa: PLC0415
+
+        self._topic = topic
+        self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, **settings)
+        self._partitions = sorted(self._producer.partitions_for(topic))
+        self._values = [_pair_bytes(number) for number in range(NUM_READY_MADE)]
+
+    def go(self, num_pairs: int) -> None:
+        """Send so many, and wait until all are acknowledged."""
+        for number in range(num_pairs):
+            partition = self._partitions[number % len(self._partitions)]
+            self._producer.send(self._topic, self._values[number % NUM_READY_MADE], partition=partition)
+        self._producer.flush()
+
+
+class BareConsumer:
+    """kafka-python's consumer, partitions assigned by hand; the values aren't even parsed."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        from kafka import KafkaConsumer, TopicPartition  # noqa: PLC0415
+
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", group_id=None
+        )
+        places = [TopicPartition(topic, one) for one in sorted(self._consumer.partitions_for_topic(topic) or ())]
+        self._consumer.assign(places)
+        self._consumer.seek_to_end(*places)
+        for place in places:
+            self._consumer.position(place)
+
+    def go(self, num_pairs: int) -> None:
+        """Receive so many."""
+        received = 0
+        while received < num_pairs:
+            received += sum(map(len, self._consumer.poll(500).values()))
+
+
+def _pair_bytes(number: int) -> bytes:
+    """Return a pair as it would lie in a record of its own."""
+    rng = np.random.default_rng(number)
+    tensor = to_record("features", rng.standard_normal((1, NUM_FEATURES), np.float32))
+    pair = records.LogitPair(
+        record_id=mint_record_id(),
+        input_key=input_key([tensor]),
+        time_unix_ns=time.time_ns(),
+        stratum="served",
+        inputs=[tensor],
+    )
+    pair.student.version, pair.teacher.version = LIVE[:12], "teacher-1"
+    pair.student.logits.CopyFrom(to_record("logits", rng.standard_normal((1, NUM_CLASSES), np.float32)))
+    pair.teacher.output.CopyFrom(to_record("output", rng.random((1, NUM_CLASSES), np.float32)))
+    return pair.SerializeToString()
+
+
+class EndProcess:
+    """An end in a process of its own, seen from the benchmark. Use as a context."""
+
+    def __init__(self, kind: str, folder: pathlib.Path, *options: str) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.stream_ends", kind, str(folder), *options]
+
+    def __enter__(self) -> "EndProcess":
+        self._process = subprocess.Popen(
+            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def go(self, num_pairs: int) -> None:
+        """Let it begin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"go {num_pairs}\n")
+        self._process.stdin.flush()
+
+    def done(self) -> dict[str, float]:
+        """Wait for its end; returns `start_s`, `end_s` and `cpu_s`."""
+        return self._read()
+
+    def _read(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"an end of the stream ended with {self._process.wait(20)}: {' '.join(self._command)}")
+        said: dict[str, float] = json.loads(line)
+        return said
+
+
+def main() -> None:
+    """Be one end, and do as standard input says."""
+    parser = argparse.ArgumentParser(prog="benchmarks.stream_ends", description=__doc__)
+    parser.add_argument("kind", choices=("mirror", "loop", "produce", "consume"))
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--bootstrap", default="")
+    parser.add_argument("--topic", default="", help="of the bare ends")
+    parser.add_argument("--settings", default="{}", help="of the bare producer, as JSON")
+    parsed = parser.parse_args()
+    logs.configure("benchmark", LogSection(level="warning"))
+    made: dict[str, Callable[[], End]] = {
+        "mirror": lambda: MirrorEnd(parsed.folder),
+        "loop": lambda: LoopEnd(parsed.folder),
+        "produce": lambda: BareProducer(parsed.bootstrap, parsed.topic, json.loads(parsed.settings)),
+        "consume": lambda: BareConsumer(parsed.bootstrap, parsed.topic),
+    }
+    end = made[parsed.kind]()
+    print(json.dumps({"ready": 1}), flush=True)
+    for line in sys.stdin:
+        command, _, number = line.strip().partition(" ")
+        if command != "go":
+            break
+        started, cpu = time.monotonic(), _cpu_s()
+        end.go(int(number))
+        print(json.dumps({"start_s": started, "end_s": time.monotonic(), "cpu_s": _cpu_s() - cpu}), flush=True)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
