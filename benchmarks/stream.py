@@ -9,7 +9,6 @@ asks for (acks=all, idempotent) and else kafka-python's defaults; one that waits
 import contextlib
 import json
 import pathlib
-import statistics
 import tempfile
 import time
 from typing import Any

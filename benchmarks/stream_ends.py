@@ -69,9 +69,9 @@ class MirrorEnd:
     """The mirror, from the ring to the stream's acknowledgement."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        from serving import mirror_app  # noqa: PLC0415 - each end pays only for its own imports
-        from serving.config import ServingSettings  # noqa: PLC0415
-        from serving.shadow.publishers import open_publisher  # noqa: PLC0415
+        from serving import mirror_app
+        from serving.config import ServingSettings
+        from serving.shadow.publishers import open_publisher
 
         settings = load(folder / "everstill.toml", ServingSettings)
         teacher: Any = InstantTeacher()
@@ -87,10 +87,10 @@ class LoopEnd:
     """The loop's consumer and intake; it goes on where the last `go` ended."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        from distill_loop.app import LoopProcess  # noqa: PLC0415
-        from distill_loop.config import LoopSettings  # noqa: PLC0415
-        from registry.lease import Lease  # noqa: PLC0415
-        from registry.store import open_store  # noqa: PLC0415
+        from distill_loop.app import LoopProcess
+        from distill_loop.config import LoopSettings
+        from registry.lease import Lease
+        from registry.store import open_store
 
         settings = load(folder / "everstill.toml", LoopSettings)
         store = open_store(settings.registry.url)
@@ -104,7 +104,8 @@ class LoopEnd:
         while self._progress.read < end:
             if not self._intake.read():
                 time.sleep(0.0005)
-        assert not self._progress.dead and not self._progress.repeats
+        assert not self._progress.dead
+        assert not self._progress.repeats
 
 
 class BareProducer:
@@ -115,7 +116,7 @@ class BareProducer:
     """
 
     def __init__(self, bootstrap: str, topic: str, settings: dict[str, Any]) -> None:
-        from kafka import KafkaProducer  # noqa: PLC0415
+        from kafka import KafkaProducer
 
         self._topic = topic
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, **settings)
@@ -134,7 +135,7 @@ class BareConsumer:
     """kafka-python's consumer, partitions assigned by hand; the values aren't even parsed."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        from kafka import KafkaConsumer, TopicPartition  # noqa: PLC0415
+        from kafka import KafkaConsumer, TopicPartition
 
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", group_id=None
