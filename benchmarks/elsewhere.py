@@ -4,8 +4,8 @@ Takes as long for a row as magika's model takes here, but sleeps through it: a t
 cores. What it answers is one fixed probability for each class; nothing that is measured looks at it.
 """
 
+import argparse
 import json
-import math
 import signal
 import threading
 import time
@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 
 from benchmarks.students import MODEL_SETTINGS
-from protos.tensors import numpy_type
+from protos import inference_pb2 as pb
 from serving.config import TeacherSection
 from serving.rpc.convert import infer_response
 
@@ -24,32 +24,44 @@ ROW_S = 0.0035
 
 
 class Elsewhere:
-    """Answers every ModelInfer call after the time that its rows would take; the request isn't even parsed."""
+    """Answers every ModelInfer call after the time that its rows would take, on one core of its own.
 
-    def __init__(self) -> None:
-        spec = MODEL_SETTINGS.inputs[0]
-        self._row_bytes = math.prod(spec.shape[1:]) * numpy_type(spec.datatype).itemsize
+    Args:
+        row_s: time of a row.
+        num_classes: of the answer.
+        output: name of the answer's tensor.
+    """
+
+    def __init__(self, row_s: float, num_classes: int, output: str) -> None:
+        self._row_s, self._num_classes, self._output = row_s, num_classes, output
         self._turn = threading.Lock()
         self._answers: dict[int, bytes] = {}
 
     def infer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Wait for its turn, sleep, answer."""
-        num_rows = len(request) // self._row_bytes
-        with self._turn:
-            time.sleep(ROW_S * num_rows)
+        num_rows = int(pb.ModelInferRequest.FromString(request).inputs[0].shape[0])
+        if self._row_s:
+            with self._turn:
+                time.sleep(self._row_s * num_rows)
         if num_rows not in self._answers:
-            output_BC = np.full((num_rows, MODEL_SETTINGS.num_classes), 1 / MODEL_SETTINGS.num_classes, np.float32)
-            answer = infer_response("teacher", "elsewhere", {TeacherSection().output: output_BC})
+            output_BC = np.full((num_rows, self._num_classes), 1 / self._num_classes, np.float32)
+            answer = infer_response("teacher", "elsewhere", {self._output: output_BC})
             self._answers[num_rows] = answer.SerializeToString()
         return self._answers[num_rows]
 
 
 def main() -> int:
     """Serve on a free port, say which, and stop on SIGTERM."""
+    parser = argparse.ArgumentParser(prog="benchmarks.elsewhere", description=__doc__)
+    parser.add_argument("--row-s", type=float, default=ROW_S)
+    parser.add_argument("--classes", type=int, default=MODEL_SETTINGS.num_classes)
+    parser.add_argument("--output", default=TeacherSection().output)
+    parsed = parser.parse_args()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    teacher = Elsewhere(parsed.row_s, parsed.classes, parsed.output)
     server = grpc.server(futures.ThreadPoolExecutor(8))
-    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(Elsewhere().infer)
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(teacher.infer)
     service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")

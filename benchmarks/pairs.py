@@ -3,8 +3,6 @@
 Decides the model and its settings, and fills a ring with them through the real `Capture`. Knows no stream.
 """
 
-import json
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -28,13 +26,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_settings(path: pathlib.Path, sections: dict[str, dict[str, Any]]) -> None:
-    """Write an everstill.toml; a section with a dot in its name is an entry of a list of tables."""
-    lines = []
-    for section, keys in {**SETTINGS, **sections}.items():
-        lines += [f"[[{section}]]" if section == "model.inputs" else f"[{section}]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-    path.write_text("\n".join(lines) + "\n")
+def settings_with(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings with others laid over them, key by key."""
+    names = [*SETTINGS, *(name for name in sections if name not in SETTINGS)]
+    return {name: {**SETTINGS.get(name, {}), **sections.get(name, {})} for name in names}
 
 
 class HandOver:

@@ -43,18 +43,21 @@ def wait_until(condition: Callable[[], Value], what: str, *, deadline_s: float =
 class Gateway:
     """A running gateway, seen from outside."""
 
-    def __init__(self, folder: pathlib.Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, folder: pathlib.Path, process: subprocess.Popen[bytes], model: str = MODEL_SETTINGS.name
+    ) -> None:
         self.process = process
+        self._model = model
         self.store = open_store(str(folder / "everstill-data/registry"))
-        self._pointers = Pointers(self.store, MODEL_SETTINGS.name)
+        self._pointers = Pointers(self.store, model)
         self._log = folder / "gateway.log"
         self.address = str(self.wait(lambda: self.status().get("address"), "the gateway's address"))
 
     def status(self) -> dict[str, Any]:
         """Return what the gateway last wrote about itself."""
-        return read_statuses(self.store, MODEL_SETTINGS.name).get("gateway-1", {})
+        return read_statuses(self.store, self._model).get("gateway-1", {})
 
-    def wait(self, condition: Callable[[], Value], what: str) -> Value:
+    def wait(self, condition: Callable[[], Value], what: str, deadline_s: float = 60.0) -> Value:
         """Wait for a condition, as long as the gateway lives."""
 
         def met() -> Value:
@@ -62,7 +65,7 @@ class Gateway:
                 raise RuntimeError(f"the gateway ended: {self._log.read_text()[-2000:]}")
             return condition()
 
-        return wait_until(met, what)
+        return wait_until(met, what, deadline_s=deadline_s)
 
     def point(self, digest: str) -> None:
         """Move the live pointer, as the loop does."""
@@ -78,6 +81,15 @@ class Gateway:
         return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
+def write_settings(path: pathlib.Path, sections: dict[str, dict[str, Any]]) -> None:
+    """Write an everstill.toml; the section `model.inputs` is the one entry of a list of tables."""
+    lines = []
+    for section, keys in sections.items():
+        lines += [f"[[{section}]]" if section == "model.inputs" else f"[{section}]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
 @contextlib.contextmanager
 def gateway(folder: pathlib.Path, sections: dict[str, dict[str, Any]]) -> Iterator[Gateway]:
     """Run a gateway in a folder.
@@ -87,42 +99,40 @@ def gateway(folder: pathlib.Path, sections: dict[str, dict[str, Any]]) -> Iterat
     """
     ports = {"port": 0, "metrics_port": 0}
     sections = {**sections, "gateway": {**ports, **sections.get("gateway", {})}}
-    with _process("gateway", folder, sections, stdout=None) as process:
+    with running("gateway", folder, sections, stdout=None) as process:
         yield Gateway(folder, process)
 
 
 @contextlib.contextmanager
 def teacher(folder: pathlib.Path, **settings: Any) -> Iterator[str]:
     """Run a teacher on a free port and return its address."""
-    with _process("teacher", folder, {"teacher_server": {"port": 0, **settings}}, stdout=subprocess.PIPE) as process:
+    with running("teacher", folder, {"teacher_server": {"port": 0, **settings}}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield str(json.loads(process.stdout.readline())["address"])
 
 
 @contextlib.contextmanager
-def teacher_elsewhere(folder: pathlib.Path) -> Iterator[str]:
-    """Run the stand-in for a teacher on another machine and return its address."""
-    command = [sys.executable, "-m", "benchmarks.elsewhere"]
-    with _process("elsewhere", folder, {}, stdout=subprocess.PIPE, command=command) as process:
+def teacher_elsewhere(folder: pathlib.Path, *options: str) -> Iterator[str]:
+    """Run the stand-in for a teacher on another machine, with its options, and return its address."""
+    command = [sys.executable, "-m", "benchmarks.elsewhere", *options]
+    with running("elsewhere", folder, {}, stdout=subprocess.PIPE, command=command) as process:
         assert process.stdout is not None
         yield str(json.loads(process.stdout.readline())["address"])
 
 
 @contextlib.contextmanager
-def _process(
+def running(
     name: str,
     folder: pathlib.Path,
     sections: dict[str, dict[str, Any]],
     *,
-    stdout: int | None,
+    stdout: int | None = None,
     command: list[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a new folder that holds its everstill.toml; without a `stdout` of its own, that goes to its log too."""
     folder.mkdir(parents=True)
-    lines = []
-    for section, keys in sections.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     config = folder / "everstill.toml"
-    config.write_text("\n".join(lines) + "\n")
+    write_settings(config, sections)
     command = command or [sys.executable, "-m", "serving.app", name, "--config", str(config)]
     with (folder / f"{name}.log").open("wb") as log:
         out = log if stdout is None else stdout

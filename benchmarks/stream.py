@@ -18,7 +18,8 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from benchmarks import harness
 from benchmarks.capture import spread
 from benchmarks.harness import Check, Options, Result
-from benchmarks.pairs import MODEL, HandOver, write_settings
+from benchmarks.pairs import MODEL, HandOver, settings_with
+from benchmarks.processes import write_settings
 from benchmarks.stream_ends import EndProcess
 from protos.topics import KINDS, LABELS, PAIRS, topic
 from registry.config import load
@@ -38,7 +39,7 @@ class Everstill:
 
     def __init__(self, folder: pathlib.Path, stream: dict[str, Any], seed: int, stack: contextlib.ExitStack) -> None:
         folder.mkdir()
-        write_settings(folder / "everstill.toml", {"stream": {"partitions": PARTITIONS}, **stream})
+        write_settings(folder / "everstill.toml", settings_with({"stream": {"partitions": PARTITIONS}, **stream}))
         settings = load(folder / "everstill.toml", ServingSettings)
         place = folder_of(settings.capture.dir, MODEL)
         prepare(place, 1, settings.capture.ring_bytes, lambda _: 1e12)
@@ -81,8 +82,8 @@ def measure(options: Options) -> Result:
             BARE_TUNED: Bare(folder, cluster.bootstrap, BARE_TUNED, TUNED, stack),
         }
         rounds: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-        for way in ways.values():
-            way.round(num_pairs // 4)  # warm up
+        for one in ways.values():
+            one.round(num_pairs // 4)  # warm up
         for number in range(num_rounds):
             for way in list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]:
                 rounds[way].append(ways[way].round(num_pairs))

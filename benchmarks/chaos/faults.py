@@ -1,0 +1,158 @@
+"""The faults, each a function that breaks one thing of a running rig and mends it again; what is judged afterwards is in cases.py.
+
+Every wait for recovery is inside the fault's window: callers must not notice that either. Numbers of kills and seconds are arguments, so that the tests
+play the same faults in short.
+"""
+
+import contextlib
+import pathlib
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from benchmarks.chaos.rig import PARTITIONS, Rig
+from benchmarks.harness import say
+from benchmarks.pairs import MODEL
+from benchmarks.processes import wait_until
+from protos.topics import PAIRS, topic
+
+#: Pairs that must reach the loop before a part counts as mended.
+MENDED_PAIRS = 20
+STEADY_BETWEEN_S = 6.0
+
+
+def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0, steady_every: int = 5) -> None:
+    """Kill the loop again and again at random moments: while it starts, restores, reads, saves."""
+    rng = random.Random(rig.plan.seed)
+    for number in range(1, num_kills + 1):
+        with rig.window("fault"):
+            rig.kill_loop()
+            time.sleep(rng.uniform(0.0, most_s))
+            if not number % steady_every or number == num_kills:
+                rig.wait_for_loop()
+                rig.wait_for_pairs(MENDED_PAIRS)
+        if not number % steady_every:
+            rig.steady(STEADY_BETWEEN_S)
+            say(f"loop killed {number} times")
+
+
+def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0, steady_every: int = 4) -> None:
+    """Kill the mirror again and again, some moments after another one has begun."""
+    rng = random.Random(rig.plan.seed)
+    for number in range(1, num_kills + 1):
+        with rig.window("fault"):
+            rig.kill_mirror()
+            time.sleep(rng.uniform(0.0, most_s))
+            if not number % steady_every or number == num_kills:
+                rig.wait_for_pairs(MENDED_PAIRS)
+        if not number % steady_every:
+            rig.steady(STEADY_BETWEEN_S)
+            say(f"mirror killed {number} times")
+
+
+def stop_broker(rig: Rig, *, silent_s: float, dead_s: float) -> None:
+    """Let the broker fall silent, speak again, die, and come back on its data."""
+    with rig.window("fault"):
+        with rig.cluster.silent():
+            time.sleep(silent_s)
+        rig.wait_for_pairs(MENDED_PAIRS)
+    with rig.window("fault"):
+        rig.cluster.kill()
+        time.sleep(dead_s)
+        rig.cluster.start()
+        rig.wait_for_pairs(MENDED_PAIRS)
+
+
+def cut_network(rig: Rig, *, seconds: float) -> None:
+    """Cut the mirror off from the broker: first without a word, then with resets."""
+    assert rig.network is not None
+    for weather in ("silence", "cut"):
+        with rig.window("fault"):
+            rig.network.become(weather)
+            time.sleep(seconds)
+            rig.network.become("heal")
+            rig.wait_for_pairs(MENDED_PAIRS)
+
+
+def inject_duplicates(rig: Rig, *, most_messages: int) -> int:
+    """Publish again what lies on the pairs topic, as it is, while new pairs arrive; returns how many messages."""
+    name = topic(MODEL, PAIRS)
+    places = [TopicPartition(name, number) for number in range(PARTITIONS)]
+    num_sent = 0
+    with rig.window("fault"):
+        consumer = KafkaConsumer(bootstrap_servers=rig.cluster.bootstrap, auto_offset_reset="earliest")
+        producer = KafkaProducer(bootstrap_servers=rig.cluster.bootstrap, acks="all", linger_ms=5)
+        with contextlib.closing(consumer), contextlib.closing(producer):
+            consumer.assign(places)
+            ends = consumer.end_offsets(places)
+            consumer.seek_to_beginning(*places)
+            while num_sent < most_messages and any(consumer.position(place) < end for place, end in ends.items()):
+                for place, found in consumer.poll(500).items():
+                    for message in found:
+                        if message.offset < ends[place]:
+                            producer.send(name, message.value, partition=place.partition, headers=list(message.headers))
+                            num_sent += 1
+            producer.flush()
+        rig.wait_for_pairs(MENDED_PAIRS)
+    return num_sent
+
+
+def fill_the_disk(rig: Rig, *, full_s: float) -> None:
+    """Take the broker away until the disk below the spool is full and rings overflow, and bring it back."""
+    with rig.window("fault"):
+        rig.cluster.kill()
+        rig.gateway.wait(lambda: rig.gateway.metric("everstill_shadow_dropped_total") > 0, "rows to be dropped", 300.0)
+        time.sleep(full_s)
+        rig.cluster.start()
+        rig.wait_for_pairs(MENDED_PAIRS)
+
+
+def move_leader(rig: Rig) -> float:
+    """Kill the broker that leads partition 0 of the pairs; returns the seconds until that partition took a pair again."""
+    admin = KafkaAdminClient(bootstrap_servers=rig.cluster.bootstrap)
+    (described,) = admin.describe_topics([topic(MODEL, PAIRS)])
+    admin.close()
+    leader = next(int(one["leader_id"]) for one in described["partitions"] if one["partition_index"] == 0)
+    place = TopicPartition(topic(MODEL, PAIRS), 0)
+    with rig.window("fault"):
+        rig.cluster.kill(leader)
+        killed_s = time.monotonic()
+        alive = [one for number, one in enumerate(rig.cluster.bootstrap.split(","), 1) if number != leader]
+        consumer = KafkaConsumer(bootstrap_servers=alive, metadata_max_age_ms=1000)
+        with contextlib.closing(consumer):
+            before = _end_of(consumer, place)
+            wait_until(lambda: _end_of(consumer, place) > before, "the moved partition to take a pair", every_s=0.1)
+        moved_s = time.monotonic() - killed_s
+        rig.wait_for_pairs(MENDED_PAIRS)
+    rig.steady(STEADY_BETWEEN_S)
+    with rig.window("fault"):
+        rig.cluster.start()
+        rig.wait_for_pairs(MENDED_PAIRS)
+    return moved_s
+
+
+def _end_of(consumer: KafkaConsumer, place: TopicPartition) -> int:
+    return int(consumer.end_offsets([place])[place])
+
+
+@contextlib.contextmanager
+def small_disk(folder: pathlib.Path, num_bytes: int) -> Iterator[bool]:
+    """Mount a disk of that size on a new folder; yields whether that is allowed here (it needs root and Linux)."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes},mode=700", "none", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, timeout=20)
+    except OSError:
+        yield False
+        return
+    if done.returncode:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
