@@ -19,7 +19,7 @@ from benchmarks.chaos.books import read_books
 from benchmarks.chaos.callers import Records
 from benchmarks.chaos.rig import Plan, Rig, rig
 from benchmarks.harness import Check, Options, Result, say
-from serving.supervision.memory import memory_of
+from benchmarks.swap import resident_memory_mb
 
 MAX_P99_RATIO = 1.2
 MIN_RATE_RATIO = 0.97
@@ -134,9 +134,7 @@ def _outage(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
             time.sleep(every_s)
             status = rig.gateway.status()
             for part, seen in resident_mb.items():
-                found = memory_of(status[f"{part}_pid"])
-                assert found is not None
-                seen.append(found.resident / 2**20)
+                seen.append(resident_memory_mb(status[f"{part}_pid"]))
     rig.cluster.start()
     figures: dict[str, Any] = {"dead_s": dead_s, "sampling_probability": rig.plan.sampling}
     checks = []

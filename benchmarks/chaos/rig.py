@@ -231,7 +231,7 @@ def _sections(plan: Plan, bootstrap: str, teacher: str) -> dict[str, dict[str, A
         "stream": {"partitions": PARTITIONS},
         "stream.kafka": {"bootstrap": bootstrap},
         "capture": {
-            "rate": RATE,
+            "rate": plan.sampling,
             "report_interval_s": 1.0,
             "mirror_nice": LOWEST if plan.pinned else 0,
             **plan.capture,
