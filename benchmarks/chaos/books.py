@@ -108,13 +108,14 @@ class Books:
 
     def checks(self) -> list[Check]:
         """Return what must hold."""
-        last = self.shadow[-1]
+        last = self.shadow[-1] if self.shadow else Shadow(*[0] * 7)
         lost = last.missing + last.dropped + last.gaps
         counted = self.counted
         kept = counted["learned"] + counted["held_out"]
         passed = kept + counted["repeats"] + counted["dead"] + counted.get("refused", 0) + counted["gaps"]
         dead = len(self.on_topic) - len(self.learned | self.held_out)
         return [
+            Check("mirror_reports", len(self.shadow), ">=", 1),
             Check("failed_requests", int((self.calls["code"] != "OK").sum()), "==", 0),
             Check("reports_in_which_equation_a_is_open", sum(not one.closes for one in self.shadow), "==", 0),
             Check("rows_sampled_reported_less_computed", last.sampled - len(self.sampled), "==", 0),
