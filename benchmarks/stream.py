@@ -1,9 +1,10 @@
 """What a pair costs between gateway and learner, beside bare kafka-python that sends each pair as a record of its own.
 
-Each round moves the same number of pairs through one broker, first one way, then the other: from full rings through the real mirror
+Each round moves the same number of pairs through one broker in every way, one after the other: from full rings through the real mirror
 (its teacher an instant one), Kafka, and the loop's real consumer and intake, up to the learner; and from a bare producer to a bare
-consumer, two processes each. A ratio is the median over rounds of the pair in one round. The bare producer has the guarantees that the mirror
-asks for (acks=all, idempotent) and else kafka-python's defaults; one that waits and fills its batches is shown too, judged by nothing.
+consumer, their bytes ready made, two processes each. A ratio is the median over rounds of the pair in one round. The bare ends have the guarantees that
+the mirror asks for (acks=all, idempotent) and else kafka-python's defaults. What is judged is kafka-python as pip installs it, which computes checksums in Python; the same with the C
+extension that everstill installs with it, the same with batches filled as full as they get, and everstill without that extension are shown beside it.
 """
 
 import contextlib
@@ -30,21 +31,25 @@ from tests.support.kafka import brokers
 
 GOAL = 3.0
 PARTITIONS = 4
-EMBEDDED, KAFKA, BARE, BARE_TUNED = "embedded", "kafka", "bare", "bare_tuned"
+EMBEDDED, KAFKA, KAFKA_PLAIN = "embedded", "kafka", "kafka_without_crc32c"
+BARE, BARE_FAST, BARE_TUNED = "bare", "bare_with_crc32c", "bare_with_crc32c_tuned"
+AS_INSTALLED = "--as-installed"
 TUNED = {"linger_ms": 10, "batch_size": 256 * 2**10, "compression_type": "lz4"}
 
 
 class Everstill:
     """One way through everstill: a ring, a mirror, a stream, a loop."""
 
-    def __init__(self, folder: pathlib.Path, stream: dict[str, Any], seed: int, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, folder: pathlib.Path, stream: dict[str, Any], seed: int, stack: contextlib.ExitStack, *options: str
+    ) -> None:
         folder.mkdir()
         write_settings(folder / "everstill.toml", settings_with({"stream": {"partitions": PARTITIONS}, **stream}))
         settings = load(folder / "everstill.toml", ServingSettings)
         place = folder_of(settings.capture.dir, MODEL)
         prepare(place, 1, settings.capture.ring_bytes, lambda _: 1e12)
         self._hand_over = HandOver(settings, Ring(path_of(place, 0)), seed)
-        self._ends = [stack.enter_context(EndProcess(kind, folder)) for kind in ("mirror", "loop")]
+        self._ends = [stack.enter_context(EndProcess(kind, folder, *options)) for kind in ("mirror", "loop")]
 
     def round(self, num_pairs: int) -> dict[str, float]:
         """Fill the ring, then move it; returns figures by name."""
@@ -58,9 +63,9 @@ class Bare:
     """A bare producer and a bare consumer."""
 
     def __init__(
-        self, folder: pathlib.Path, bootstrap: str, topic: str, tuned: dict[str, Any], stack: contextlib.ExitStack
+        self, folder: pathlib.Path, bootstrap: str, topic: str, stack: contextlib.ExitStack, *options: str
     ) -> None:
-        options = ["--topic", topic, "--bootstrap", bootstrap, "--settings", json.dumps(tuned)]
+        options = ("--topic", topic, "--bootstrap", bootstrap, *options)
         self._ends = [stack.enter_context(EndProcess(kind, folder, *options)) for kind in ("produce", "consume")]
 
     def round(self, num_pairs: int) -> dict[str, float]:
@@ -75,11 +80,14 @@ def measure(options: Options) -> Result:
         folder = pathlib.Path(name)
         cluster = stack.enter_context(brokers(folder / "broker"))
         _create_topics(cluster.bootstrap)
+        seed, bootstrap = options.seed, cluster.bootstrap
         ways: dict[str, Everstill | Bare] = {
-            EMBEDDED: Everstill(folder / EMBEDDED, {}, options.seed, stack),
-            KAFKA: Everstill(folder / KAFKA, {"stream.kafka": {"bootstrap": cluster.bootstrap}}, options.seed, stack),
-            BARE: Bare(folder, cluster.bootstrap, BARE, {}, stack),
-            BARE_TUNED: Bare(folder, cluster.bootstrap, BARE_TUNED, TUNED, stack),
+            EMBEDDED: Everstill(folder / EMBEDDED, {}, seed, stack),
+            KAFKA: Everstill(folder / KAFKA, _kafka(bootstrap, KAFKA), seed, stack),
+            KAFKA_PLAIN: Everstill(folder / KAFKA_PLAIN, _kafka(bootstrap, KAFKA_PLAIN), seed, stack, AS_INSTALLED),
+            BARE: Bare(folder, bootstrap, BARE, stack, AS_INSTALLED),
+            BARE_FAST: Bare(folder, bootstrap, BARE_FAST, stack),
+            BARE_TUNED: Bare(folder, bootstrap, BARE_TUNED, stack, "--settings", json.dumps(TUNED)),
         }
         rounds: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for one in ways.values():
@@ -109,7 +117,7 @@ def _judged(rounds: dict[str, list[dict[str, float]]], num_pairs: int) -> Result
     for way, each in rounds.items():
         for name in each[0]:
             figures[f"{way}_{name}"] = spread([one[name] for one in each])
-    for bare in (BARE, BARE_TUNED):
+    for bare in (BARE, BARE_FAST, BARE_TUNED):
         ratios = [
             ours["pairs_per_s"] / theirs["pairs_per_s"]
             for ours, theirs in zip(rounds[KAFKA], rounds[bare], strict=True)
@@ -119,12 +127,16 @@ def _judged(rounds: dict[str, list[dict[str, float]]], num_pairs: int) -> Result
     return Result(figures, [Check(f"ratio_to_{BARE}", ratio, ">=", GOAL)])
 
 
+def _kafka(bootstrap: str, prefix: str) -> dict[str, Any]:
+    return {"stream.kafka": {"bootstrap": bootstrap, "topic_prefix": prefix}}
+
+
 def _create_topics(bootstrap: str) -> None:
+    counts = dict.fromkeys((BARE, BARE_FAST, BARE_TUNED), PARTITIONS)
+    for prefix in (KAFKA, KAFKA_PLAIN):
+        counts |= {topic(MODEL, kind, prefix): PARTITIONS if kind in (PAIRS, LABELS) else 1 for kind in KINDS}
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    counts = {topic(MODEL, kind): PARTITIONS if kind in (PAIRS, LABELS) else 1 for kind in KINDS}
-    admin.create_topics(
-        [NewTopic(name, count, 1) for name, count in {**counts, BARE: PARTITIONS, BARE_TUNED: PARTITIONS}.items()]
-    )
+    admin.create_topics([NewTopic(name, count, 1) for name, count in counts.items()])
     admin.close()
 
 
