@@ -1,0 +1,102 @@
+"""Encryption of captured inputs on disk: what a spool, a journal or a checkpoint holds, sealed with a configured key.
+
+Decides the bytes of a sealed piece: AES-256-GCM, a fresh random nonce each, the key's own short name beside it so that older keys still
+read. Without a key nothing is sealed, and what was written before one was configured is read as it is. Knows nothing of what it seals; where that
+belongs is its `context`, so that a piece put in another place doesn't open. Called by the mirror and by the loop; safe from any thread.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from protos.errors import FormatError
+from registry.sections import AtRestSection
+
+MAGIC = b"EVSEAL01"
+NONCE_BYTES, TAG_BYTES = 12, 16
+#: A piece is sealed in parts of this size, each with a nonce of its own: GCM takes less than 2 GiB at once.
+PART_BYTES = 2**28
+_HEADER = struct.Struct("<8s8s12s")
+_PLACE = struct.Struct("<I?")
+
+
+class AtRest:
+    """Seals with the first key and opens with any.
+
+    Args:
+        keys: 32 bytes each, the one to seal with first; none where nothing is encrypted.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._ciphers = {key_id(key): AESGCM(key) for key in reversed(keys)}
+        self._first = key_id(keys[0]) if keys else b""
+
+    @classmethod
+    def of(cls, settings: AtRestSection) -> "AtRest":
+        """Return what the configuration says."""
+        return cls(settings.keys)
+
+    @property
+    def seals(self) -> bool:
+        """Whether a key is configured."""
+        return bool(self._first)
+
+    def seal(self, plain: bytes, context: bytes) -> bytes:
+        """Return the bytes to write: sealed, or as they are where there is no key."""
+        if not self._first:
+            return plain
+        nonce = os.urandom(NONCE_BYTES)
+        cipher = self._ciphers[self._first]
+        starts = range(0, max(1, len(plain)), PART_BYTES)
+        parts = [
+            cipher.encrypt(_nonce(nonce, place), plain[start : start + PART_BYTES], _bound(context, place, len(starts)))
+            for place, start in enumerate(starts)
+        ]
+        return b"".join([_HEADER.pack(MAGIC, self._first, nonce), *parts])
+
+    def open(self, written: bytes, context: bytes) -> bytes:
+        """Return what was sealed; bytes that never were come back as they are.
+
+        Raises:
+            FormatError: the key isn't configured any more, or the bytes were changed or belong to another place.
+        """
+        if not written.startswith(MAGIC):
+            return written
+        if len(written) < _HEADER.size + TAG_BYTES:
+            raise FormatError("a sealed piece is cut short")
+        _, name, nonce = _HEADER.unpack_from(written)
+        if name not in self._ciphers:
+            raise FormatError(
+                f"this was sealed with the key {name.hex()}, which isn't configured",
+                fix="Name it in at_rest.previous_keys",
+            )
+        starts = range(_HEADER.size, len(written), PART_BYTES + TAG_BYTES)
+        try:
+            return b"".join(
+                self._ciphers[name].decrypt(
+                    _nonce(nonce, place),
+                    written[start : start + PART_BYTES + TAG_BYTES],
+                    _bound(context, place, len(starts)),
+                )
+                for place, start in enumerate(starts)
+            )
+        except InvalidTag:
+            raise FormatError("a sealed piece was changed, or belongs to another place") from None
+
+
+def key_id(key: bytes) -> bytes:
+    """Return the 8 bytes that name a key without telling it."""
+    return hashlib.blake2b(key, digest_size=8, person=b"everstill-key").digest()
+
+
+def _nonce(first: bytes, place: int) -> bytes:
+    return ((int.from_bytes(first, "little") + place) % 2**96).to_bytes(NONCE_BYTES, "little")
+
+
+def _bound(context: bytes, place: int, num_parts: int) -> bytes:
+    """Return what a part is bound to: its place, and whether it is the last, so that none can be cut off or moved."""
+    return _PLACE.pack(place, place == num_parts - 1) + context
