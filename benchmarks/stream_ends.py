@@ -11,7 +11,6 @@ import dataclasses
 import json
 import pathlib
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.harness import ROOT
 from benchmarks.pairs import LIVE, MODEL, NUM_CLASSES, NUM_FEATURES
+from benchmarks.processes import Told
 from protos import records_pb2 as records
 from protos.records import input_key, mint_record_id
 from protos.tensors import Array, to_record
@@ -172,45 +171,19 @@ def _pair_bytes(number: int) -> bytes:
     return pair.SerializeToString()
 
 
-class EndProcess:
-    """An end in a process of its own, seen from the benchmark. Use as a context."""
+class EndProcess(Told):
+    """An end in a process of its own, seen from the benchmark."""
 
     def __init__(self, kind: str, folder: pathlib.Path, *options: str) -> None:
-        self._command = [sys.executable, "-m", "benchmarks.stream_ends", kind, str(folder), *options]
-
-    def __enter__(self) -> "EndProcess":
-        self._process = subprocess.Popen(
-            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._read()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        super().__init__("benchmarks.stream_ends", kind, str(folder), *options)
 
     def go(self, num_pairs: int) -> None:
         """Let it begin."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"go {num_pairs}\n")
-        self._process.stdin.flush()
+        self.tell(f"go {num_pairs}")
 
     def done(self) -> dict[str, float]:
         """Wait for its end; returns `start_s`, `end_s` and `cpu_s`."""
-        return self._read()
-
-    def _read(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"an end of the stream ended with {self._process.wait(20)}: {' '.join(self._command)}")
-        said: dict[str, float] = json.loads(line)
-        return said
+        return self.hear()
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import time
@@ -18,8 +17,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from benchmarks.harness import ROOT
 from benchmarks.pairs import MODEL, NUM_FEATURES
+from benchmarks.processes import Told
 from protos import inference_pb2 as pb
 from serving.rpc.convert import infer_request
 
@@ -66,8 +65,8 @@ class Caller:
         self.records.append((due_s, time.monotonic() - due_s, "OK", record_id))
 
 
-class Callers:
-    """A load process that waits for `start`. Use as a context.
+class Callers(Told):
+    """A load process that waits for `start`.
 
     Args:
         rate: calls a second of all callers, 0 for as many as they can.
@@ -84,50 +83,24 @@ class Callers:
         seed: int = 1,
         nice: int | None = None,
     ) -> None:
-        self._path = folder / "calls.npy"
+        self._path = folder / f"calls-{seed}.npy"
         self._nice = nice
-        self._command = [sys.executable, "-m", "benchmarks.chaos.callers", address, "--rate", str(rate)]
-        self._command += ["--callers", str(num_callers), "--seed", str(seed)]
-
-    def __enter__(self) -> "Callers":
-        self._process = subprocess.Popen(
-            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        if self._nice is not None:
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, self._nice)
-        self._expect("ready")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(TIMEOUT_S + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        options = ("--rate", str(rate), "--callers", str(num_callers), "--seed", str(seed))
+        super().__init__("benchmarks.chaos.callers", address, *options)
 
     def start(self) -> None:
         """Let the callers begin."""
-        self._tell("start")
+        if self._nice is not None:
+            for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():  # threads inherit it
+                os.setpriority(os.PRIO_PROCESS, int(task.name), self._nice)
+        self.tell("start")
 
     def stop(self) -> Records:
         """Let the callers end, and return what they saw, in order of time."""
-        self._tell(f"stop {self._path}")
-        self._expect("stopped")
+        self.tell(f"stop {self._path}")
+        self.hear()
         records: Records = np.load(self._path, allow_pickle=False)
         return records
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _expect(self, event: str) -> None:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line or json.loads(line)["event"] != event:
-            raise RuntimeError(f"the callers said {line!r}, not {event!r}")
 
 
 def serve(callers: list[Caller], interval_s: float) -> None:

@@ -5,11 +5,8 @@ play the same faults in short.
 """
 
 import contextlib
-import pathlib
 import random
-import subprocess
 import time
-from collections.abc import Iterator
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -23,6 +20,7 @@ from protos.topics import PAIRS, topic
 #: Pairs that must reach the loop before a part counts as mended.
 MENDED_PAIRS = 20
 STEADY_BETWEEN_S = 6.0
+DROPPED = "everstill_shadow_dropped_total"
 
 
 def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0, steady_every: int = 5) -> None:
@@ -105,7 +103,9 @@ def fill_the_disk(rig: Rig, *, full_s: float) -> None:
     """Take the broker away until the disk below the spool is full and rings overflow, and bring it back."""
     with rig.window("fault"):
         rig.cluster.kill()
-        rig.gateway.wait(lambda: rig.gateway.metric("everstill_shadow_dropped_total") > 0, "rows to be dropped", 300.0)
+        before = rig.gateway.metric(DROPPED)
+        with rig.burst():
+            rig.gateway.wait(lambda: rig.gateway.metric(DROPPED) > before, "rows to be dropped", 300.0)
         time.sleep(full_s)
         rig.cluster.start()
         rig.wait_for_pairs(MENDED_PAIRS)
@@ -137,22 +137,3 @@ def move_leader(rig: Rig) -> float:
 
 def _end_of(consumer: KafkaConsumer, place: TopicPartition) -> int:
     return int(consumer.end_offsets([place])[place])
-
-
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, num_bytes: int) -> Iterator[bool]:
-    """Mount a disk of that size on a new folder; yields whether that is allowed here (it needs root and Linux)."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes},mode=700", "none", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, timeout=20)
-    except OSError:
-        yield False
-        return
-    if done.returncode:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)

@@ -1,20 +1,20 @@
 """A network that can be cut: a TCP proxy in a process of its own, `python -m benchmarks.chaos.proxy LISTEN_PORT HOST:PORT`.
 
 Commands on standard input, one a line: `silence` (connections stay open, nothing passes), `cut` (connections are reset, new ones too),
-`heal`. It says `done` to each, and ends with its standard input. `Proxy` is the other side.
+`heal`. It answers each, and ends with its standard input. `Proxy` is the other side.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Literal
 
-from benchmarks.harness import ROOT
+from benchmarks.processes import Told
 
 Weather = Literal["heal", "silence", "cut"]
 CHUNK_BYTES = 2**16
@@ -41,6 +41,11 @@ class Network:
             for writer in list(self._writers):
                 _reset(writer)
 
+    async def ended(self) -> None:
+        """Wait until no connection is left."""
+        while self._writers:
+            await asyncio.sleep(0.01)
+
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection to its end."""
         self._writers.add(writer)
@@ -51,8 +56,10 @@ class Network:
                 return
             there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
             self._writers.add(there_writer)
-            await asyncio.gather(self._carry(reader, there_writer), self._carry(there_reader, writer))
-            self._writers.discard(there_writer)
+            try:
+                await asyncio.gather(self._carry(reader, there_writer), self._carry(there_reader, writer))
+            finally:
+                self._writers.discard(there_writer)
         except OSError:
             _reset(writer)  # the broker is away: so is the way to it
         finally:
@@ -75,35 +82,16 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-class Proxy:
-    """A running proxy. Use as a context."""
+class Proxy(Told):
+    """A running proxy."""
 
     def __init__(self, port: int, target: str) -> None:
-        self._command = [sys.executable, "-m", "benchmarks.chaos.proxy", str(port), target]
-
-    def __enter__(self) -> "Proxy":
-        self._process = subprocess.Popen(
-            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._expect_done()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        super().__init__("benchmarks.chaos.proxy", str(port), target)
 
     def become(self, weather: Weather) -> None:
         """Change the weather; returns once it has changed."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{weather}\n")
-        self._process.stdin.flush()
-        self._expect_done()
-
-    def _expect_done(self) -> None:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "done\n":
-            raise RuntimeError("the proxy ended")
+        self.tell(weather)
+        self.hear()
 
 
 async def serve(port: int, target: str, say: Callable[[], None]) -> None:
@@ -119,6 +107,7 @@ async def serve(port: int, target: str, say: Callable[[], None]) -> None:
         say()
     server.close()
     network.become("cut")
+    await network.ended()
 
 
 def main() -> None:
@@ -127,7 +116,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("target")
     parsed = parser.parse_args()
-    asyncio.run(serve(parsed.port, parsed.target, lambda: print("done", flush=True)))
+    asyncio.run(serve(parsed.port, parsed.target, lambda: print(json.dumps({"event": "done"}), flush=True)))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ class Rig:
     callers: Callers
     calls: list[Records] = dataclasses.field(default_factory=list)
     windows: list[tuple[str, float, float]] = dataclasses.field(default_factory=list)
+    num_bursts: int = 0
 
     @contextlib.contextmanager
     def window(self, kind: Literal["steady", "fault"]) -> Iterator[None]:
@@ -129,6 +130,17 @@ class Rig:
         """Let callers call for a while, with all parts at work."""
         with self.window("steady"):
             time.sleep(seconds)
+
+    @contextlib.contextmanager
+    def burst(self) -> Iterator[None]:
+        """Let more callers call at full load for a while; they are judged like the others, but for their latency."""
+        self.num_bursts += 1
+        niceness = CALLERS_NICE if self.plan.pinned else None
+        seed = self.plan.seed + 100 * self.num_bursts
+        with Callers(self.gateway.address, self.folder, rate=0.0, num_callers=4, seed=seed, nice=niceness) as more:
+            more.start()
+            yield
+            self.calls.append(more.stop())
 
     @property
     def mirror_pid(self) -> int:
@@ -152,10 +164,11 @@ class Rig:
 
     def wait_for_pairs(self, num_pairs: int) -> None:
         """Wait until the loop has read so many pairs more."""
-        first = self._pairs_read()
-        wait_until(lambda: self._pairs_read() >= first + num_pairs, f"{num_pairs} pairs to be read", every_s=0.05)
+        first = self.pairs_read()
+        wait_until(lambda: self.pairs_read() >= first + num_pairs, f"{num_pairs} pairs to be read", every_s=0.05)
 
-    def _pairs_read(self) -> int:
+    def pairs_read(self) -> int:
+        """Return how many pairs the loop has read, repeats included."""
         return int(self.loop.status().get("pairs", {}).get("read", 0))
 
     def rest(self) -> None:

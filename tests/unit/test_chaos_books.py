@@ -1,0 +1,78 @@
+"""The books of the chaos rig must see what they are there to see: each kind of loss, repeat and lie."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.chaos.books import Books, Shadow, shadow_of
+from benchmarks.chaos.callers import RECORD, Records
+from benchmarks.chaos.cases import latencies
+from protos import records_pb2 as records
+
+IDS = [f"{number:032x}" for number in range(6)]
+
+
+def calls(codes: list[str]) -> Records:
+    made: Records = np.zeros(len(codes), RECORD)
+    made["code"], made["record_id"] = codes, [one.encode() for one in IDS[: len(codes)]]
+    return made
+
+
+#: Six rows sampled; one is missing, one was dropped, one lies twice on the topic; three were learned and one held out.
+GOOD = Books(
+    calls=calls(["OK"] * 6),
+    sampled=frozenset(IDS),
+    on_topic={IDS[0]: 2, IDS[1]: 1, IDS[2]: 1, IDS[3]: 1},
+    shadow=[Shadow(sampled=6, published=4, missing=1, pending=0, spooled=0, dropped=1, gaps=0)],
+    learned=frozenset(IDS[:3]),
+    held_out=frozenset(IDS[3:4]),
+    counted={"learned": 3, "held_out": 1, "repeats": 1, "dead": 0, "refused": 0, "gaps": 0},
+)
+
+
+def test_good_books_close() -> None:
+    assert GOOD.close
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"calls": calls(["OK"] * 5 + ["UNAVAILABLE"])}, "failed_requests"),
+        ({"shadow": [dataclasses.replace(GOOD.shadow[0], published=5), GOOD.shadow[0]]}, "reports_in_which_equation_a_is_open"),
+        ({"shadow": []}, "mirror_reports"),
+        ({"sampled": frozenset(IDS[:5])}, "rows_sampled_reported_less_computed"),
+        ({"on_topic": {**GOOD.on_topic, "f" * 32: 1}}, "rows_on_topic_that_nobody_sampled"),
+        ({"on_topic": {IDS[0]: 3, IDS[1]: 1, IDS[2]: 1}}, "rows_sampled_that_nobody_accounts_for"),
+        ({"on_topic": {**GOOD.on_topic, IDS[0]: 3}}, "pairs_on_topic_less_counted_by_the_loop"),
+        ({"learned": frozenset(IDS[:2])}, "pairs_on_topic_that_were_not_learned"),
+        ({"learned": frozenset([*IDS[:3], IDS[5]])}, "pairs_learned_that_are_not_on_topic"),
+        ({"held_out": frozenset(IDS[2:3])}, "pairs_learned_twice"),
+    ],
+)  # fmt: skip
+def test_books_that_do_not_close_say_which_line(change: dict[str, object], name: str) -> None:
+    books = dataclasses.replace(GOOD, **change)  # type: ignore[arg-type]
+
+    assert name in [check.name for check in books.checks() if not check.holds]
+
+
+def test_a_report_of_the_mirror_is_summed_over_strata_and_has_the_gaps_of_its_workers() -> None:
+    worker = records.CaptureReport(worker=1, gaps=2)
+    mirror = records.CaptureReport(mirror=True)
+    for stratum, published in (("served", 3), ("pass_through", 4)):
+        mirror.strata.add(stratum=stratum, sampled=published + 1, published=published)
+
+    (shadow,) = shadow_of([worker, mirror])
+
+    assert (shadow.sampled, shadow.published, shadow.gaps) == (9, 7, 2)
+    assert shadow.closes
+
+
+def test_calls_are_judged_by_the_window_in_which_they_were_due() -> None:
+    made = np.zeros(4, RECORD)
+    made["due_s"], made["latency_s"] = [0.5, 1.5, 2.5, 9.0], [0.001, 0.004, 0.001, 1.0]
+
+    figures, ratio = latencies(made, [("steady", 0, 1), ("fault", 1, 2), ("steady", 2, 3)])
+
+    assert (figures["steady_calls"], figures["fault_calls"]) == (2, 1)
+    assert ratio == pytest.approx(4.0)
