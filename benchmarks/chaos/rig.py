@@ -48,7 +48,7 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,MIRROR:P
 class Plan:
     """What is built. rate: calls a second, 0 for full load; sampling: probability of a row; capture: more settings of that section."""
 
-    rate: float = 100.0
+    rate: float = 200.0
     sampling: float = 0.5
     num_brokers: int = 1
     pinned: bool = False

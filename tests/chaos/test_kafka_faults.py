@@ -23,7 +23,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("chaos")
     with contextlib.ExitStack() as stack:
         try:
-            plan = stack.enter_context(small_disk(folder / "disk", Plan()))
+            plan = stack.enter_context(small_disk(folder / "disk", Plan(rate=100.0)))
         except (OSError, PermissionError) as error:
             pytest.skip(f"only on a machine where a small disk can be mounted: {error}")
         yield stack.enter_context(rig(folder / "rig", plan))
