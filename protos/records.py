@@ -17,6 +17,8 @@ SCHEMA_HEADER = "schema"
 #: Stream headers beside it: the model that a message is of, and how many records it holds.
 MODEL_HEADER = "model"
 RECORDS_HEADER = "records"
+#: Bytes of a record id.
+ID_BYTES = 16
 #: Share of [0, 1) that one unit of a 64-bit hash covers.
 _UNIT = 1.0 / 2**64
 
@@ -33,6 +35,16 @@ def mint_record_id() -> bytes:
     raw[6] = 0x70 | (raw[6] & 0x0F)
     raw[8] = 0x80 | (raw[8] & 0x3F)
     return bytes(raw)
+
+
+def is_record_id(value: bytes) -> bool:
+    """Return whether these bytes are a UUIDv7, as `mint_record_id` makes them."""
+    return len(value) == ID_BYTES and value[6] >> 4 == 7 and value[8] >> 6 == 2
+
+
+def minted_unix_ns(record_id: bytes) -> int:
+    """Return when a record id was minted, to the millisecond."""
+    return int.from_bytes(record_id[:6], "big") * 1_000_000
 
 
 def row_record_id(record_id: bytes, row: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What passes between the rooms of a worker: a student's answer, and what the servicer tells of one answered request.
+"""What passes between the rooms of a worker: a student's answer, what the servicer tells of one answered request, and feedback on it.
 
 Arrays are borrowed: read them, don't keep them.
 """
@@ -41,3 +41,12 @@ class Served:
     teacher_version: str
     teacher_latency_s: float
     parameters: Mapping[str, bool | int | float | str]
+
+
+class Truth(NamedTuple):
+    """What a caller says was true of one row: its record id, its class by name and by place, and when that was said."""
+
+    record_id: bytes
+    label: str
+    label_class: int
+    time_unix_ns: int

@@ -19,6 +19,11 @@ REQUEST_SECONDS = Histogram(
     "everstill_gateway_request_seconds", "Time of an answered ModelInfer call.", ["model"], buckets=_SECONDS
 )
 ROWS = Counter("everstill_gateway_rows_total", "Rows answered, by the version that answered.", ["version", "model"])
+FEEDBACK = Counter(
+    "everstill_gateway_feedback_total",
+    "Feedback calls by gRPC status code and reason; no model where the call names none that is served.",
+    ["code", "reason", "model"],
+)
 PASS_THROUGH_ROWS = Counter(
     "everstill_gateway_pass_through_rows_total",
     "Rows that the teacher was asked for on the path of a request.",

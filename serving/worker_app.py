@@ -63,6 +63,7 @@ class ServedHere:
             settings.model,
             student,
             capture=self.capture.offer,
+            feedback=self.capture.feedback,
             ask_teacher=self._ask_teacher if self._teacher else None,
             teacher_kind=settings.teacher.kind,
             no_teacher_answer=refusal_of_teacher,

@@ -1,6 +1,6 @@
 """The gRPC server of a worker: which method leads where, admission, message limits, health, and the order of a graceful stop.
 
-The inference service is registered by hand, so that a request that is too large, unreadable, one too many or for a method that
+The services are registered by hand, so that a request that is too large, unreadable, one too many or for a method that
 isn't answered is refused with a sentence, instead of ending inside gRPC.
 """
 
@@ -18,6 +18,7 @@ from protos import inference_pb2 as pb
 from protos.errors import UnavailableError
 from protos.tensors import quoted
 from serving.config import GatewaySection
+from serving.gateway import feedback
 from serving.gateway.admission import Admission
 from serving.gateway.catalogue import Catalogue
 from serving.gateway.reflection import Reflection
@@ -27,6 +28,7 @@ from serving.gateway.stream import Streams
 
 SERVICE = "inference.GRPCInferenceService"
 MODEL_INFER, MODEL_STREAM_INFER = f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"
+SERVICES = (SERVICE, feedback.SERVICE)
 #: gRPC itself refuses what is larger than this times the limit; below, the refusal is ours and counted.
 HARD_LIMIT = 4
 #: While stopping: no new call for this long is quiet; it is waited for this long at most. In seconds.
@@ -52,10 +54,11 @@ class CallersServer:
         if settings.max_connection_age_s:  # calls inside are answered: the grace after that age has no end
             options.append(("grpc.max_connection_age_ms", round(settings.max_connection_age_s * 1000)))
         self._server = grpc.server(admission, options=options)
-        self._service = InferenceService(servicer, admission, self._streams)
+        told = feedback.Feedback(servicer.models, max_rows=settings.max_rows)
+        self._service = CallersService(servicer, told, admission, self._streams)
         self._server.add_generic_rpc_handlers((self._service,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers((Reflection((SERVICE, health.SERVICE_NAME)),))
+        self._server.add_generic_rpc_handlers((Reflection((*SERVICES, health.SERVICE_NAME)),))
 
     def start(self, listen: Sequence[str] = ()) -> str:
         """Open the port and return host:port.
@@ -82,9 +85,13 @@ class CallersServer:
         return f"{self._settings.address.rpartition(':')[0]}:{port}"
 
     def tell_health(self) -> None:
-        """Bring gRPC health up to date: of the server, of the service, and of each model by its name."""
+        """Bring gRPC health up to date: of the server, of its services, and of each model by its name.
+
+        Feedback needs no version: it is taken as soon as the port is open.
+        """
         models = {name: model.ready for name, model in self._servicer.models.items()}
-        for service, ready in {**models, "": all(models.values()), SERVICE: all(models.values())}.items():
+        every = all(models.values())
+        for service, ready in {**models, "": every, SERVICE: every, feedback.SERVICE: True}.items():
             status = health_pb2.HealthCheckResponse
             self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
 
@@ -110,10 +117,10 @@ class CallersServer:
                 self._server.stop(LINGER_S).wait()
 
 
-class InferenceService(grpc.GenericRpcHandler):
-    """Leads a call to the servicer's method, or to a refusal. `service` is called in gRPC's own thread, one call at a time."""
+class CallersService(grpc.GenericRpcHandler):
+    """Leads a call to the method that answers it, or to a refusal. `service` is called in gRPC's own thread, one call at a time."""
 
-    def __init__(self, servicer: Servicer, admission: Admission, streams: Streams) -> None:
+    def __init__(self, servicer: Servicer, told: feedback.Feedback, admission: Admission, streams: Streams) -> None:
         self.stopping = False
         self.num_turned_away = 0
         self._admission = admission
@@ -125,27 +132,35 @@ class InferenceService(grpc.GenericRpcHandler):
             MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(
                 streams, servicer.read_infer_request, _serialized
             ),
+            feedback.SEND: grpc.unary_unary_rpc_method_handler(told.send, None, _serialized),
             **_catalogue_handlers(Catalogue(servicer)),
         }
         pool = futures.ThreadPoolExecutor(1, thread_name_prefix="refusal")
-        self._one_too_many = _refusing(lambda: counted(overload(admission.inside)), pool)
-        self._too_many_streams = _refusing(lambda: counted(streams.too_many()), pool)
-        self._too_late = _refusing(lambda: counted(stopping()), pool)
+        self._one_too_many = {
+            MODEL_INFER: _refusing(lambda: counted(overload(admission.inside)), pool),
+            MODEL_STREAM_INFER: _refusing(lambda: counted(streams.too_many()), pool),
+            feedback.SEND: _refusing(lambda: feedback.counted(overload(admission.inside)), pool),
+        }
+        self._too_late = {
+            MODEL_INFER: _refusing(lambda: counted(stopping()), pool),
+            MODEL_STREAM_INFER: _refusing(lambda: counted(stopping()), pool),
+            feedback.SEND: _refusing(lambda: feedback.counted(stopping()), pool),
+        }
         self._refusals = pool
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return who answers a call; None is a method of another service."""
         method = handler_call_details.method
-        if method in (MODEL_INFER, MODEL_STREAM_INFER):
+        if method in self._too_late:
             if self.stopping:
                 self.num_turned_away += 1
-                return self._too_late
-            if method == MODEL_INFER and self._admission.full:
-                return self._one_too_many
-            if method == MODEL_STREAM_INFER and self._streams.full:
-                return self._too_many_streams
-        if method not in self._handlers and method.startswith(f"/{SERVICE}/"):
-            refusal = _unknown(method.rpartition("/")[2], self._handlers)
+                return self._too_late[method]
+            full = self._streams.full if method == MODEL_STREAM_INFER else self._admission.full
+            if full:
+                return self._one_too_many[method]
+        service, _, name = method[1:].rpartition("/")
+        if method not in self._handlers and service in SERVICES:
+            refusal = _unknown(name, [known for known in self._handlers if known.startswith(f"/{service}/")])
             return _refusing(lambda: refusal, self._refusals)
         return self._handlers.get(method)
 

@@ -25,7 +25,7 @@ from registry.sections import ModelSection
 from serving.gateway import validation
 from serving.gateway.refusal import Refusal
 from serving.rpc.convert import Parameter, infer_response
-from serving.served import Served, StudentAnswer
+from serving.served import Served, StudentAnswer, Truth
 from serving.telemetry import PASS_THROUGH_ROWS, REQUEST_SECONDS, REQUESTS, ROWS
 
 #: What an answer's model_version says when the teacher gave it.
@@ -92,6 +92,7 @@ class ServedModel:
         settings: its name and tensors.
         student: who answers.
         capture: told about every answered request; must neither raise nor wait.
+        feedback: hands over what was true of a row; False where there is no room. Must not wait.
         ask_teacher: (inputs, timeout_s) -> answer while there is no version, or None where that is off.
         teacher_kind: what the teacher's output is; callers get logits whoever answers.
         no_teacher_answer: maps an error of `ask_teacher` to a refusal, which quotes nothing that the teacher said.
@@ -100,6 +101,7 @@ class ServedModel:
     settings: ModelSection
     student: Student
     capture: Callable[[Served], None]
+    feedback: Callable[[Truth], bool]
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None
     teacher_kind: Literal["logits", "probabilities"] = "probabilities"
     no_teacher_answer: Callable[[EverstillError], Refusal] = lambda error: teacher_away()

@@ -18,7 +18,8 @@ import grpc
 import grpc.aio
 
 from protos import inference_pb2 as pb
-from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, InFlight, Input, answer_of
+from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, InFlight, Input, answer_of, feedback_request
+from serving.rpc.control_pb2_grpc import FeedbackStub
 from serving.rpc.convert import Parameter
 from serving.rpc.errors import HIDDEN_STATUS, Retry, RpcError, Unavailable, as_error, check_address, closed, error_of
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -36,6 +37,7 @@ class AsyncInferenceClient:
         self._retry = Retry(retries)
         self._channel = grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._feedback = FeedbackStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> "AsyncInferenceClient":
         return self
@@ -85,6 +87,12 @@ class AsyncInferenceClient:
         async with contextlib.aclosing(stream.answers()) as answers:
             async for answer in answers:
                 yield answer
+
+    async def feedback(
+        self, model: str, record_id: str | bytes, label: str | int, row: int = 0, *, timeout_s: float | None = None
+    ) -> None:
+        """Say what was true of one row; arguments and errors as of `InferenceClient.feedback`."""
+        await self._call(self._feedback.Send, feedback_request(model, record_id, label, row), timeout_s)
 
     async def ready(self, model: str = "", *, timeout_s: float | None = None) -> bool:
         """Return whether the server, or a model of it, says that it is ready; False where it is away."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from protos import control_pb2
 from protos import inference_pb2 as pb
 from protos.errors import TensorError
 from protos.tensors import Array, strings
@@ -65,6 +66,23 @@ class Ask:
         )
         request.model_version = self.version
         return request
+
+
+def feedback_request(model: str, record_id: str | bytes, label: str | int, row: int) -> control_pb2.FeedbackRequest:
+    """Return feedback on one row of an answered request.
+
+    Raises:
+        InvalidRequest: the record id is not hex, or the row is no row's number.
+    """
+    try:
+        raw = bytes.fromhex(record_id) if isinstance(record_id, str) else record_id
+    except ValueError:
+        raise error_of(
+            "INVALID_ARGUMENT", f"the record id {record_id!r} is not hex; give an answer's record_id"
+        ) from None
+    if not 0 <= row < 2**32:
+        raise error_of("INVALID_ARGUMENT", f"row {row} is no row of a request; rows are numbered from 0")
+    return control_pb2.FeedbackRequest(record_id=raw, label=str(label), model_name=model, row=row)
 
 
 def as_array(name: str, values: Input) -> Array:

@@ -18,7 +18,8 @@ from typing import Any
 import grpc
 
 from protos import inference_pb2 as pb
-from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, Input, answer_of, requests_of
+from serving.rpc.answers import CHANNEL_OPTIONS, Answer, Ask, Input, answer_of, feedback_request, requests_of
+from serving.rpc.control_pb2_grpc import FeedbackStub
 from serving.rpc.convert import Parameter
 from serving.rpc.errors import (
     DeadlineExceeded,
@@ -67,6 +68,7 @@ class InferenceClient:
         self._retry = Retry(retries)
         self._channel = grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS))
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._feedback = FeedbackStub(self._channel)  # type: ignore[no-untyped-call]
         self._closed = False
 
     def __enter__(self) -> "InferenceClient":
@@ -134,6 +136,22 @@ class InferenceClient:
             window=window,
         )
         return stream.answers()
+
+    def feedback(
+        self, model: str, record_id: str | bytes, label: str | int, row: int = 0, *, timeout_s: float | None = None
+    ) -> None:
+        """Say what was true of one row of an answered request; it may be sent again, and counts once.
+
+        Args:
+            model: may be empty where the gateway serves one.
+            record_id: as an answer gives it, in hex, or its 16 bytes.
+            label: the class's name; its number where the model's classes have no names.
+            row: of the request.
+
+        Raises:
+            RpcError: as `infer`; Overloaded where the gateway has no room for it now.
+        """
+        self._call(self._feedback.Send, feedback_request(model, record_id, label, row), timeout_s)
 
     def ready(self, model: str = "", *, timeout_s: float | None = None) -> bool:
         """Return whether the server, or a model of it, says that it is ready; False where it is away."""

@@ -1,7 +1,7 @@
 """Capture: the worker's side of shadow sampling - toss the coins, redact, pack, hand over. The caller never pays for it.
 
 Decides which rows become samples and what is in one. Never raises and never waits: a full ring drops the sample and counts it.
-Called by gRPC threads with each answered request; `set_trial` by the control thread.
+Feedback takes the same way, but who sends it is told where there is no room. Called by gRPC threads with each answered request; `set_trial` by the control thread.
 """
 
 import time
@@ -13,7 +13,7 @@ from protos.records import input_key, keyed_tag, row_record_id
 from protos.tensors import to_record
 from registry.sections import ModelSection
 from serving.config import CaptureSection, TeacherSection
-from serving.served import Served
+from serving.served import Served, Truth
 from serving.shadow.redact import check_rules, redact
 from serving.shadow.ring import Ring
 from serving.shadow.sampler import Arms, policy_id, toss
@@ -56,6 +56,17 @@ class Capture:
         except Exception:  # a supervision point: capture must never cost a caller the answer
             DROPPED.labels(STRATUM_SERVED, "error", self._model).inc()
             self._log.exception("a sample was lost to an error")
+
+    def feedback(self, truth: Truth) -> bool:
+        """Hand over what a caller says was true of a row; False where the ring has no room."""
+        label = records.Label(
+            record_id=truth.record_id,
+            label=truth.label,
+            time_unix_ns=truth.time_unix_ns,
+            label_class=truth.label_class,
+            known=True,
+        )
+        return self._ring.append(records.Sample(label=label).SerializeToString(), feedback=True)
 
     def _offer(self, served: Served) -> None:
         num_rows = len(next(iter(served.inputs.values())))

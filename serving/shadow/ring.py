@@ -5,6 +5,7 @@ Byte format (little-endian; also in docs/formats.md, so that a worker in another
   header, 4,096 bytes
       0  magic "EVRING01"        8  capacity u64: bytes of data after the header     16  epoch u64: when it was made
      64  written u64: bytes ever committed, the commit word      72  next_sequence u64      80  rows_seen u64      88  dropped u64
+     96  labels u64: frames of feedback, which are no samples
     128  read u64: bytes ever accepted by the consumer          136  teacher_rows u64: the mirror's own count, see budget.py
     144  accepted u64: the sequence number after the last accepted frame
   data: frames, each at a multiple of 8, never split over the end
@@ -36,7 +37,7 @@ from protos.errors import FormatError, UnavailableError
 MAGIC = b"EVRING01"
 HEADER_BYTES = 4096
 CAPACITY, EPOCH = 8, 16
-WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED = 64, 72, 80, 88
+WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED, LABELS = 64, 72, 80, 88, 96
 READ, TEACHER_ROWS, ACCEPTED = 128, 136, 144
 WRAP = 0xFFFFFFFF
 _FRAME = struct.Struct("<IIQ")
@@ -180,6 +181,11 @@ class Ring:
         return self._word(DROPPED)
 
     @property
+    def labels(self) -> int:
+        """Frames of feedback that were handed over."""
+        return self._word(LABELS)
+
+    @property
     def next_sequence(self) -> int:
         """The sequence number that the next frame gets."""
         return self._word(NEXT_SEQUENCE)
@@ -198,8 +204,11 @@ class Ring:
         with self._lock:
             self._store(ROWS_SEEN, self._word(ROWS_SEEN) + rows)
 
-    def append(self, payload: bytes) -> bool:
-        """Hand a payload over, or count it as dropped and return False where there is no room. Never waits for the consumer."""
+    def append(self, payload: bytes, *, feedback: bool = False) -> bool:
+        """Hand a payload over; False where there is no room. Never waits for the consumer.
+
+        A sample that finds no room counts as dropped. Feedback doesn't: its caller hears of it, and still has it.
+        """
         length = len(payload)
         size = _padded(_FRAME.size + length)
         with self._lock:
@@ -208,7 +217,8 @@ class Ring:
             to_end = self.capacity - start
             skip = to_end if size > to_end else 0
             if size + skip > self.capacity - (written - self._word(READ)) or size > self.capacity:
-                self._store(DROPPED, self._word(DROPPED) + 1)
+                if not feedback:
+                    self._store(DROPPED, self._word(DROPPED) + 1)
                 return False
             sequence = self._word(NEXT_SEQUENCE)
             if skip:
@@ -217,6 +227,8 @@ class Ring:
             place = HEADER_BYTES + start
             self._map[place + _FRAME.size : place + _FRAME.size + length] = payload
             _FRAME.pack_into(self._map, place, length, _checksum(sequence, payload), sequence)
+            if feedback:
+                self._store(LABELS, self._word(LABELS) + 1)
             self._store(NEXT_SEQUENCE, sequence + 1)
             self._store(WRITTEN, written + skip + size)
         return True

@@ -101,7 +101,7 @@ def test_reflection_lists_the_services_and_gives_our_messages(version: str) -> N
         missing = reflected(served, version, file_containing_symbol="nothing.Here")
 
     names = {one.name for one in listed.list_services_response.service}
-    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} < names
+    assert {"inference.GRPCInferenceService", "everstill.v1.Feedback", "grpc.health.v1.Health"} < names
     file = descriptor_pb2.FileDescriptorProto.FromString(found.file_descriptor_response.file_descriptor_proto[0])
     assert file.name == POOL.FindFileContainingSymbol("inference.ModelInferRequest").name
     assert health.file_descriptor_response.file_descriptor_proto

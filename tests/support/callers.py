@@ -18,7 +18,7 @@ from serving.gateway.server import CallersServer
 from serving.gateway.servicer import ServedModel, Servicer, Student, TeacherAnswer
 from serving.rpc.convert import infer_request
 from serving.rpc.inference_pb2_grpc import GRPCInferenceServiceStub
-from serving.served import Served
+from serving.served import Served, Truth
 from serving.student.batcher import Batcher
 from serving.student.slot import Session, Slot
 from serving.worker_app import refusal_of, refusal_of_teacher
@@ -112,17 +112,38 @@ class Gate:
         self._opened.set()
 
 
+class FakeRoom:
+    """Takes feedback while there is room."""
+
+    def __init__(self) -> None:
+        self.told: list[Truth] = []
+        self.full = False
+
+    def take(self, truth: Truth) -> bool:
+        """Keep it."""
+        if not self.full:
+            self.told.append(truth)
+        return not self.full
+
+
 class Callers:
     """The running server, a connection to it, and what was captured."""
 
     def __init__(
-        self, server: CallersServer, address: str, slot: Slot, channel: grpc.Channel, captured: list[Served]
+        self,
+        server: CallersServer,
+        address: str,
+        slot: Slot,
+        channel: grpc.Channel,
+        captured: list[Served],
+        room: FakeRoom,
     ) -> None:
         self.server = server
         self.address = address
         self.slot = slot
         self.channel = channel
         self.captured = captured
+        self.room = room
         self.stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
 
     def infer(self, request: pb.ModelInferRequest, *, timeout_s: float = 10.0) -> Any:
@@ -167,10 +188,10 @@ def refused(call: Callable[[], Any]) -> tuple[str, str]:
     raise AssertionError(f"it was answered: {answer}")
 
 
-def count(code: str, reason: str) -> float:
+def count(code: str, reason: str, metric: str = "everstill_gateway_requests") -> float:
     """Return how many calls of this process ended so."""
     wanted = {"code": code, "reason": reason}.items()
-    (requests,) = (one for one in REGISTRY.collect() if one.name == "everstill_gateway_requests")
+    (requests,) = (one for one in REGISTRY.collect() if one.name == metric)
     return sum(one.value for one in requests.samples if one.name.endswith("_total") and wanted <= one.labels.items())
 
 
@@ -181,6 +202,7 @@ def callers(
     ask_teacher: Callable[[Mapping[str, Array], float], TeacherAnswer] | None = None,
     teacher_kind: Literal["logits", "probabilities"] = "logits",
     others: Sequence[tuple[ModelSection, Session | None]] = (),
+    alone: bool = False,
     **settings: Any,
 ) -> Iterator[Callers]:
     """Open a callers' port for `TWO_INPUTS` and `MORE_OUTPUTS`, answered by one student.
@@ -188,18 +210,22 @@ def callers(
     Args:
         session: what the slot holds, or nothing.
         others: further models, each with what answers for it.
+        alone: whether `TWO_INPUTS` is the only model.
         settings: of the section [gateway].
     """
     gateway = GatewaySection(port=0, **settings)
     captured: list[Served] = []
+    room = FakeRoom()
     slot = slot_of(session)
     served = [(TWO_INPUTS, slot), (MORE_OUTPUTS, slot), *((model, slot_of(own)) for model, own in others)]
+    served = served[:1] if alone else served
     servicer = Servicer(
         {
             model.name: ServedModel(
                 model,
                 student_of(own, gateway.max_batch),
                 captured.append,
+                room.take,
                 ask_teacher,
                 teacher_kind,
                 refusal_of_teacher,
@@ -215,7 +241,7 @@ def callers(
     address = server.start()
     channel = grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
     try:
-        yield Callers(server, address, slot, channel, captured)
+        yield Callers(server, address, slot, channel, captured, room)
     finally:
         channel.close()
         server.stop(1.0)
