@@ -6,22 +6,23 @@ Feedback takes the same way, but who sends it is told where there is no room. Ca
 
 import time
 
+import numpy as np
 import structlog
 
 from protos import records_pb2 as records
 from protos.records import input_key, keyed_tag, row_record_id
-from protos.tensors import to_record
+from protos.tensors import Array, to_record
 from registry.sections import ModelSection
 from serving.config import CaptureSection, TeacherSection
 from serving.served import Served, Truth
 from serving.shadow.redact import check_rules, redact
 from serving.shadow.ring import Ring
 from serving.shadow.sampler import Arms, policy_id, toss
+from serving.shadow.strata import PASS_THROUGH, SERVED
 from serving.telemetry import DROPPED, SAMPLES
 
 #: Request parameters with a meaning here.
 NO_CAPTURE, SLICE, SUBJECT_KEY = "no_capture", "slice", "subject_key"
-STRATUM_SERVED, STRATUM_PASS_THROUGH = "served", "pass_through"
 KINDS = {"logits": records.OUTPUT_KIND_LOGITS, "probabilities": records.OUTPUT_KIND_PROBABILITIES}
 MAX_TAG_CHARACTERS = 64
 
@@ -54,7 +55,7 @@ class Capture:
         try:
             self._offer(served)
         except Exception:  # a supervision point: capture must never cost a caller the answer
-            DROPPED.labels(STRATUM_SERVED, "error", self._model).inc()
+            DROPPED.labels(SERVED, "error", self._model).inc()
             self._log.exception("a sample was lost to an error")
 
     def feedback(self, truth: Truth) -> bool:
@@ -70,11 +71,15 @@ class Capture:
 
     def _offer(self, served: Served) -> None:
         num_rows = len(next(iter(served.inputs.values())))
-        self._ring.count_seen(num_rows)
+        logits_BC = served.logits_BC
+        if logits_BC is None:
+            self._ring.count_seen(num_rows, PASS_THROUGH)
+        else:
+            self._ring.count_seen(num_rows, SERVED, _confidence_sum(logits_BC))
         if served.parameters.get(NO_CAPTURE):
             return
         trial_id, share = self._trial
-        passed_through = served.logits_BC is None
+        passed_through = logits_BC is None
         for row in range(num_rows):
             record_id = row_record_id(served.record_id, row)
             arms = toss(
@@ -83,8 +88,9 @@ class Capture:
             if not arms:
                 continue
             sample = self._pack(served, row, record_id, arms, trial_id)
-            if self._ring.append(sample.SerializeToString()):
-                for arm, _ in arms:
+            taken_by = tuple(arm for arm, _ in arms)
+            if self._ring.append(sample.SerializeToString(), stratum=sample.stratum, arms=taken_by):
+                for arm in taken_by:
                     SAMPLES.labels(arm, self._model).inc()
             else:
                 DROPPED.labels(sample.stratum, "ring_full", self._model).inc()
@@ -97,7 +103,7 @@ class Capture:
             record_id=record_id,
             input_key=input_key(tensors),
             time_unix_ns=time.time_ns(),
-            stratum=STRATUM_PASS_THROUGH if served.logits_BC is None else STRATUM_SERVED,
+            stratum=PASS_THROUGH if served.logits_BC is None else SERVED,
             slice=str(parameters.get(SLICE, ""))[:MAX_TAG_CHARACTERS],
             inputs=tensors,
             arms=[records.ArmTaken(arm=arm, probability=probability) for arm, probability in arms],
@@ -117,3 +123,11 @@ class Capture:
             sample.teacher.cost = 1.0
             sample.teacher.output.CopyFrom(to_record("output", served.teacher_output_BC[row : row + 1]))
         return sample
+
+
+def _confidence_sum(logits_BC: Array) -> float:
+    """Return the highest softmax probability of each row, summed; 0 where they can't be told."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
+        told = float((1.0 / scaled_BC.sum(axis=1)).sum())
+    return told if np.isfinite(told) else 0.0

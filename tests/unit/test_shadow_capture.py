@@ -197,3 +197,18 @@ def test_threads_that_answer_at_once_lose_nothing(tmp_path: pathlib.Path) -> Non
     assert {sample.record_id for sample in sampled.samples()} == expected
     assert sampled.ring.rows_seen == sampled.ring.next_sequence == 400
     assert sampled.ring.gaps == 0
+
+
+def test_rows_are_counted_by_stratum_with_the_confidence_of_their_answers(tmp_path: pathlib.Path) -> None:
+    sampled = Sampled(tmp_path)
+    sampled.capture.offer(served(2))
+    passed = dataclasses.replace(served(1), logits_BC=None, teacher_output_BC=np.full((1, 3), 1 / 3, np.float32))
+    sampled.capture.offer(passed)
+    sampled.capture.offer(dataclasses.replace(served(1), logits_BC=np.array([[np.inf, 0, np.nan]], np.float32)))
+
+    counts = sampled.ring.counts()
+
+    assert (counts["served"].seen, counts["served"].handed) == (3, 3)
+    assert counts["served"].confidence_sum == pytest.approx(2 / 3)  # equal logits for three classes
+    assert counts["served"].arms == {"uniform": 3, "trial": 0, "pass_through": 0}
+    assert (counts["pass_through"].seen, counts["pass_through"].arms["pass_through"]) == (1, 1)

@@ -199,7 +199,11 @@ def test_a_damaged_ring_is_moved_aside_with_its_samples_and_they_are_counted(tmp
 
     (kept,) = tmp_path.glob("ring-0.damaged-*")
     assert b"precious" in kept.read_bytes()
-    assert (Ring(tmp_path / "ring-0.mmap").dropped, Ring(tmp_path / "ring-0.mmap").pending_frames) == (1, 0)
+    ring = Ring(tmp_path / "ring-0.mmap")
+    assert (ring.pending_frames, ring.pending_bytes, ring.counts()["served"].handed) == (1, 0, 1)
+    assert ring.append(b"next")
+    assert ring.read(10) == [(1, b"next")]
+    assert ring.gaps == 1
 
 
 @pytest.mark.parametrize("size", [0, 8, HEADER_BYTES, HEADER_BYTES + CAPACITY - 8])
