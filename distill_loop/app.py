@@ -21,6 +21,8 @@ from distill_loop.desk import Desk
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
 from distill_loop.intake import Intake
+from distill_loop.judge import Judge
+from distill_loop.learner.pair import PairReader
 from distill_loop.learner.step import Learner
 from distill_loop.loop import Loop
 from distill_loop.memory import Memory
@@ -28,10 +30,11 @@ from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
-from distill_loop.stream.streams import check_stream, open_consumer
+from distill_loop.stream.reports import Reports
+from distill_loop.stream.streams import check_stream, letters_of, open_consumer, open_writer
 from distill_loop.telemetry import AGREEMENT, ERRORS, LAG, SPOILT_STEPS
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
-from protos.topics import PAIRS, TRIALS
+from protos.topics import PAIRS, REPORTS, TRIALS
 from registry import logs
 from registry.bundle import version_of
 from registry.config import load
@@ -56,12 +59,18 @@ class LoopProcess:
         self._renewed_at = time.monotonic()
         self._status_at = 0.0
         model = settings.model
-        self._progress = Progress()
+        self.progress = Progress()
         self._learner = Learner(settings.learner, model)
         self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
-        self._consumer = open_consumer(settings.stream, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions})
-        dedupe = Dedupe(settings.loop.dedupe_records)
-        promise = Promise()
+        self._consumer = open_consumer(
+            settings.stream, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions, REPORTS: 1}
+        )
+        dedupe, promise, reports = Dedupe(settings.loop.dedupe_records), Promise(), Reports()
+        dead_letters = DeadLetters(
+            open_writer(settings.stream, model.name),
+            lambda: letters_of(settings.stream, model.name),
+            max_bytes=settings.stream.kafka.max_message_bytes // 2,
+        )
         self._office = office = ReleaseOffice(
             store,
             model,
@@ -72,7 +81,7 @@ class LoopProcess:
             text_bytes=settings.learner.text_bytes,
         )
         self._desk = Desk(
-            self._progress,
+            self.progress,
             self._learner,
             office,
             gate=settings.gate,
@@ -80,34 +89,41 @@ class LoopProcess:
             model=model,
             promise=promise,
             sign_of_life=self.renew_lease,
-            now_ns=(lambda: self._progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
+            now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
         )
-        intake = Intake(
+        reader = PairReader(model)
+        self.intake = Intake(
             self._consumer,
-            DeadLetters(settings.stream.path, model.name),
+            dead_letters,
             dedupe,
-            self._agreement,
-            promise,
+            Judge(self.progress, self._learner, reader, self._agreement, promise),
+            reader,
             self._learner,
-            self._progress,
+            self.progress,
+            reports,
             model=model,
             settings=settings.learner,
             max_messages=settings.loop.max_messages,
+            max_message_bytes=settings.stream.kafka.max_message_bytes,
         )
         memory = Memory(
             store,
             model.name,
+            {
+                "learner": self._learner,
+                "progress": self.progress,
+                "dedupe": dedupe,
+                "agreement": self._agreement,
+                "promise": promise,
+                "reports": reports,
+            },
+            self._consumer,
+            dead_letters,
             epoch=lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
             every_messages=settings.loop.checkpoint_every_messages if settings.loop.deterministic else None,
-            learner=self._learner,
-            progress=self._progress,
-            dedupe=dedupe,
-            agreement=self._agreement,
-            promise=promise,
-            consumer=self._consumer,
         )
-        self._loop = Loop(intake, self._desk, memory, deterministic=settings.loop.deterministic)
+        self._loop = Loop(self.intake, self._desk, memory, deterministic=settings.loop.deterministic)
         self._log = structlog.get_logger()
 
     def run(self, stopping: Stopping) -> None:
@@ -167,7 +183,7 @@ class LoopProcess:
         if estimate:
             for bound in ("estimate", "low", "high"):
                 AGREEMENT.labels(bound).set(getattr(estimate, bound))
-        progress = self._progress
+        progress = self.progress
         body: dict[str, Any] = {
             "process": "loop",
             "stopped": stopped,
@@ -175,7 +191,7 @@ class LoopProcess:
             "epoch": self._lease.epoch,
             "live": version_of(progress.live) if progress.live else None,
             "pairs": {name: getattr(progress, name) for name in ("read", "learned", "held_out", "repeats", "dead")},
-            "gaps": progress.gaps,
+            "gaps": sum(progress.gaps.values()),
             "lag": lag,
             "steps": self._learner.num_steps,
             "steps_due": progress.steps_due,
@@ -189,7 +205,7 @@ class LoopProcess:
         write_status(self._store, self._settings.model.name, "loop", body)
 
     def _trial_status(self) -> dict[str, Any] | None:
-        trial, decision = self._progress.trial, self._desk.look()
+        trial, decision = self.progress.trial, self._desk.look()
         if trial is None or decision is None:
             return None
         identity, cautious = trial.identity, trial.cautious()

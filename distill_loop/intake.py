@@ -1,81 +1,117 @@
 """The intake: every record from the stream passes here once - judged by the gate first, then given to the learner.
 
-Decides what becomes of a message and of a pair: counted, learned, held out, recognised as a repeat, or dead. Positions move
-past a message only when all of it was dealt with; if something is away in between, it is read again, and the repeats are known.
-Connects the rooms stream, gates and learner. One thread.
+Decides what becomes of a message and of a pair: counted, learned, held out, refused, recognised as a repeat, or dead. What one poll
+brought is taken in together: all of it is judged, then all of it is learned from, then positions move past it. Nothing on the way waits for
+a disk or a broker. Connects the rooms stream, gates and learner. One thread.
 """
 
-import numpy as np
-import structlog
+import collections
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 from google.protobuf.message import DecodeError
 
 from distill_loop.config import LearnerSection
-from distill_loop.gates.agreement import ProgressiveAgreement
-from distill_loop.gates.promise import Promise
-from distill_loop.learner.pair import TrainingPair, from_pair_record
+from distill_loop.judge import Fresh, Judge
+from distill_loop.learner.pair import PairReader
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import ID_BYTES, Dedupe
-from distill_loop.telemetry import PAIRS, STEPS
+from distill_loop.stream.reports import Reports
+from distill_loop.telemetry import DEAD, PAIRS, STEPS
 from protos import records_pb2 as records
-from protos.errors import FormatError
-from protos.records import ARM_UNIFORM, SCHEMA_HEADER, SCHEMA_VERSION
-from protos.tensors import Array, datatype_of, from_record
-from protos.topics import TRIALS
-from registry.bundle import version_of
+from protos import topics
+from protos.errors import RecordError, TensorError
+from protos.records import MODEL_HEADER, RECORDS_HEADER, REPLAY_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
 from registry.sections import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
 MAX_STEPS_DUE = 256.0
-#: No arm samples less often; one over it is still a weight that arithmetic can carry.
-MIN_PROBABILITY = 1e-9
+
+
+class LabelJoin(Protocol):
+    """Who is told of labels, and of the pairs that they may belong to."""
+
+    def observe_pair(self, pair: records.LogitPair, teacher_class: int, student_class: int | None) -> None:
+        """Take note of a new pair; `student_class` is what served answered, where the uniform arm took it."""
+        ...
+
+    def observe_label(self, label: records.Label) -> None:
+        """Take a label in."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        ...
 
 
 class Intake:
-    """Reads the stream into gate and learner."""
+    """Reads the stream into gate and learner.
+
+    Args:
+        max_message_bytes: a longer message is a dead letter.
+    """
 
     def __init__(
         self,
         consumer: Consumer,
         dead_letters: DeadLetters,
         dedupe: Dedupe,
-        agreement: ProgressiveAgreement,
-        promise: Promise,
+        judge: Judge,
+        reader: PairReader,
         learner: Learner,
         progress: Progress,
+        reports: Reports,
         *,
         model: ModelSection,
         settings: LearnerSection,
         max_messages: int,
+        max_message_bytes: int,
+        labels: LabelJoin | None = None,
     ) -> None:
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._dedupe = dedupe
-        self._agreement = agreement
-        self._promise = promise
+        self._judge = judge
+        self._reader = reader
         self._learner = learner
         self._progress = progress
+        self._reports = reports
         self._model = model
         self._settings = settings
         self._max_messages = max_messages
-        self._log = structlog.get_logger()
+        self._max_message_bytes = max_message_bytes
+        self._labels = labels
 
     def poll(self) -> list[Message]:
         """Return messages that wait; they come again until they are taken."""
         return self._consumer.poll(self._max_messages)
 
     def take(self, messages: list[Message]) -> None:
-        """Take messages in, in the order in which they were polled."""
+        """Take messages in, in the order in which they were polled.
+
+        Raises:
+            UnavailableError: so many dead letters wait for the stream that nothing more may be taken; nothing was.
+        """
+        self._dead_letters.make_room()
+        lot = []
         for message in messages:
             try:
-                self._take(message)
-            except (FormatError, DecodeError) as error:
-                self._bury(message, str(error))
+                lot += [(message, pair) for pair in self._open(message)]
+            except DecodeError:
+                self._bury_message(message, RecordError("the message can't be decoded", "undecodable"))
+            except RecordError as error:
+                self._bury_message(message, error)
+        self._take_pairs(lot)
+        for message in messages:
             self._consumer.advance(message)
-        for gap in self._consumer.take_gaps():
-            self._progress.gaps += gap.end - gap.first
+        self._note_gaps()
         if self._progress.trial is not None:
             self._progress.trial.note_read()
 
@@ -90,129 +126,124 @@ class Intake:
             STEPS.inc(num_steps)
         return num_steps
 
-    def _take(self, message: Message) -> None:
-        schema = message.headers.get(SCHEMA_HEADER)
+    def _open(self, message: Message) -> Sequence[records.LogitPair]:
+        """Take a message in, but for its pairs, which are returned; raises RecordError or DecodeError where all of it is dead."""
+        schema, model = message.headers.get(SCHEMA_HEADER), message.headers.get(MODEL_HEADER)
         if schema != str(SCHEMA_VERSION):
-            raise FormatError(f"schema version {schema} is not known here, only {SCHEMA_VERSION}")
-        if message.kind == TRIALS:
+            raise RecordError(f"schema version {schema} is not known here, only {SCHEMA_VERSION}", "wrong_schema")
+        if model is not None and model != self._model.name:  # streams of early versions don't say
+            raise RecordError(f"the message is of model {model[:64]!r}, not {self._model.name!r}", "wrong_model")
+        if len(message.value) > self._max_message_bytes:
+            raise RecordError(f"the message has {len(message.value)} bytes", "oversized", fix="See max_message_bytes")
+        if message.kind == topics.PAIRS:
+            pairs = records.PairBatch.FromString(message.value).pairs
+            self._progress.replayed += len(pairs) if REPLAY_HEADER in message.headers else 0
+            return pairs
+        if message.kind == topics.TRIALS:
             self._take_trial_rows(records.TrialBatch.FromString(message.value))
-            return
-        for pair in records.PairBatch.FromString(message.value).pairs:
-            try:
-                self._take_pair(pair)
-            except FormatError as error:
-                alone = records.PairBatch(pairs=[pair]).SerializeToString()
-                self._bury(Message(message.kind, message.partition, message.offset, message.headers, alone), str(error))
-                if len(pair.record_id) == ID_BYTES:
-                    self._dedupe.note(pair.record_id, "dead")  # the gate may have counted it
+        elif message.kind == topics.REPORTS:
+            self._reports.take(records.CaptureReport.FromString(message.value))
+        elif message.kind == topics.LABELS and self._labels is not None:
+            for label in records.LabelBatch.FromString(message.value).labels:
+                self._labels.observe_label(label)
+        return ()
 
     def _take_trial_rows(self, batch: records.TrialBatch) -> None:
+        if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
+            raise RecordError(f"a trial row's record id or input key doesn't have {ID_BYTES} bytes", "bad_identity")
+        self._progress.trial_rows += len(batch.rows)
         trial = self._progress.trial
         if trial is None or batch.trial_id != trial.identity.trial_id:
             return  # of a trial that was decided: its rows are kept already
-        if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
-            raise FormatError(f"a trial row's record id or input key doesn't have {ID_BYTES} bytes")
         for row in batch.rows:
             trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree, probability=row.probability)
 
-    def _take_pair(self, pair: records.LogitPair) -> None:
-        """Judge a pair, then let the learner have it."""
-        if pair.record_id in self._dedupe:
-            self._count("repeats")
-            return
-        if len(pair.record_id) != ID_BYTES or len(pair.input_key) != ID_BYTES:
-            raise FormatError(f"a pair's record id or input key doesn't have {ID_BYTES} bytes")
-        training = from_pair_record(pair, self._model.num_classes)
-        self._check_inputs(training)
-        self._judge(pair, training)
-        fate = self._learner.observe(training)
-        self._dedupe.note(pair.record_id, fate)
-        self._count(fate)
-        self._progress.newest_pair_unix_ns = max(self._progress.newest_pair_unix_ns, pair.time_unix_ns)
-        if self._progress.trial is not None:
-            self._progress.trial.note_pair(pair.time_unix_ns)
-        if fate == "learned":
-            self._progress.pairs_since_cut += 1
-            self._progress.steps_due = min(MAX_STEPS_DUE, self._progress.steps_due + self._settings.steps_per_pair)
+    def _take_pairs(self, lot: list[tuple[Message, records.LogitPair]]) -> None:
+        """Judge the pairs that are new, then let the learner have them."""
+        new = self._without_repeats(lot)
+        self._count("repeats", len(lot) - len(new))
+        fresh = []
+        for (message, record), read in zip(new, self._reader.read([record for _, record in new]), strict=True):
+            if isinstance(read, RecordError):
+                self._bury_pair(message, record, read)
+            else:
+                replayed = REPLAY_HEADER in message.headers
+                fresh.append((message, Fresh(record, read, replayed, read.teacher_class)))
+        self._judge.judge([pair for _, pair in fresh])
+        kept = []
+        for message, pair in fresh:
+            if pair.error is not None:
+                self._bury_pair(message, pair.record, pair.error)  # the gate may have counted it
+            else:
+                kept.append(pair)
+        self._learn_from(kept)
 
-    def _judge(self, pair: records.LogitPair, training: TrainingPair) -> None:
-        """Let the gate count a pair. Nothing in it that can't be read is counted in part, and the learner has no say."""
-        teacher_class = training.teacher_class
-        uniform = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), None)
-        served_right = None
-        if uniform is not None and pair.HasField("student"):
-            if not MIN_PROBABILITY <= uniform <= 1:
-                raise FormatError(f"a pair was sampled with an impossible probability of {uniform:g}")
-            served_right = _top(from_record(pair.student.logits)) == teacher_class
-        evaluated = self._count_in_trial(pair, teacher_class)
-        if uniform is not None and served_right is not None:
-            self._agreement.observe(served_right, uniform)
-        live = self._progress.live and version_of(self._progress.live)
-        if not evaluated and (served_right is None or pair.student.version != live):
-            return  # says nothing of the learner beside what serves now
-        try:
-            learner_right = _top(self._learner.logits(training.inputs)) == teacher_class
-        except FormatError:
-            return  # it will refuse the pair, and say why
-        trial = self._progress.trial
-        if evaluated and trial is not None:
-            served_right = pair.trial.incumbent_class == teacher_class
-            self._promise.observe_duel(
-                trial.identity.trial_id,
-                learner_right=learner_right,
-                candidate_right=pair.trial.candidate_class == teacher_class,
-                served_right=served_right,
-            )
-            live = version_of(trial.identity.incumbent)
-        if live and served_right is not None:
-            self._promise.observe(live, learner_right=learner_right, served_right=served_right)
+    def _without_repeats(self, lot: list[tuple[Message, records.LogitPair]]) -> list[tuple[Message, records.LogitPair]]:
+        """Return the pairs that are new; one that was dead and is replayed is."""
+        new, seen = [], set()
+        for message, record in lot:
+            record_id = record.record_id
+            known = self._dedupe.fate(record_id)
+            if record_id in seen or (known is not None and not (known == "dead" and REPLAY_HEADER in message.headers)):
+                continue
+            if len(record_id) == ID_BYTES:
+                seen.add(record_id)
+            new.append((message, record))
+        return new
 
-    def _count_in_trial(self, pair: records.LogitPair, teacher_class: int) -> bool:
-        """Let the open trial have a pair's answer; returns whether it is one of its rows, and new."""
-        trial = self._progress.trial
-        return (
-            trial is not None
-            and pair.trial.trial_id == trial.identity.trial_id
-            and trial.add_answer(
-                pair.record_id,
-                pair.input_key,
-                pair.time_unix_ns,
-                incumbent_class=pair.trial.incumbent_class,
-                candidate_class=pair.trial.candidate_class,
-                teacher_class=teacher_class,
-            )
-        )
+    def _learn_from(self, pairs: list[Fresh]) -> None:
+        progress = self._progress
+        fates = self._learner.take([pair.training for pair in pairs])
+        for pair, fate in zip(pairs, fates, strict=True):
+            training = pair.training
+            self._dedupe.note(training.record_id, fate)
+            if progress.trial is not None:
+                progress.trial.note_pair(training.time_unix_ns)
+            if fate != "refused" and training.time_unix_ns > progress.newest_pair_unix_ns:
+                progress.newest_pair_unix_ns = training.time_unix_ns
+            if self._labels is not None:
+                self._labels.observe_pair(pair.record, pair.teacher_class, pair.served_class)
+        for fate, num in collections.Counter(fates).items():
+            self._count(fate, num)
+            if fate == "learned":
+                progress.pairs_since_cut += num
+                progress.steps_due = min(MAX_STEPS_DUE, progress.steps_due + num * self._settings.steps_per_pair)
 
-    def _check_inputs(self, pair: TrainingPair) -> None:
-        """Refuse a pair whose tensors are not the model's: it would stop the learner, not only itself."""
-        expected = {spec.name for spec in self._model.inputs}
-        if pair.inputs.keys() != expected:
-            raise FormatError(f"a pair's inputs are {sorted(pair.inputs)}, [model] says {sorted(expected)}")
-        for spec in self._model.inputs:
-            array = pair.inputs[spec.name]
-            if datatype_of(array) != spec.datatype:
-                raise FormatError(f"a pair's input {spec.name!r} is {datatype_of(array)}, [model] says {spec.datatype}")
-            if (
-                array.ndim != len(spec.shape)
-                or len(array) != 1
-                or any(want not in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True))
-            ):
-                raise FormatError(f"a pair's input {spec.name!r} has shape {array.shape}, [model] says {spec.shape}")
+    def _note_gaps(self) -> None:
+        for gap in self._consumer.take_gaps():
+            self._progress.gaps[gap.kind] = self._progress.gaps.get(gap.kind, 0) + gap.end - gap.first
+            if gap.kind != topics.REPORTS:  # each report says what the ones before said
+                self._progress.new_gaps.append((gap.kind, gap.partition, gap.first, gap.end))
 
-    def _count(self, fate: str) -> None:
-        self._progress.read += 1
-        setattr(self._progress, fate, getattr(self._progress, fate) + 1)
-        PAIRS.labels(fate).inc()
+    def _count(self, fate: str, num: int) -> None:
+        if num:
+            self._progress.read += num
+            setattr(self._progress, fate, getattr(self._progress, fate) + num)
+            PAIRS.labels(fate).inc(num)
 
-    def _bury(self, message: Message, reason: str) -> None:
-        self._log.error(
-            "dead letter", kind=message.kind, partition=message.partition, offset=message.offset, reason=reason
-        )
-        self._dead_letters.put(message, reason)
-        self._count("dead")
+    def _bury_pair(self, message: Message, pair: records.LogitPair, error: RecordError | TensorError) -> None:
+        alone = records.PairBatch(pairs=[pair]).SerializeToString()
+        headers = {**message.headers, RECORDS_HEADER: "1"}
+        source = Message(message.kind, message.partition, message.offset, headers, alone, message.time_unix_ns)
+        self._dead_letters.put(source, error.reason, str(error))
+        DEAD.labels(message.kind, error.reason).inc()
+        self._count("dead", 1)
+        if len(pair.record_id) == ID_BYTES:
+            self._dedupe.note(pair.record_id, "dead")
+
+    def _bury_message(self, message: Message, error: RecordError) -> None:
+        self._dead_letters.put(message, error.reason, str(error))
+        DEAD.labels(message.kind, error.reason).inc()
+        if message.kind == topics.PAIRS:
+            num = _num_records(message)
+            self._count("dead", num)
+            self._progress.replayed += num if REPLAY_HEADER in message.headers else 0
+        else:
+            others = self._progress.dead_others
+            others[message.kind] = others.get(message.kind, 0) + 1
 
 
-def _top(logits_1C: Array) -> int:
-    if not logits_1C.size:
-        raise FormatError("a pair's student logits are empty")
-    return int(np.argmax(logits_1C.reshape(-1)))
+def _num_records(message: Message) -> int:
+    """Return how many records a message says that it holds; one where it doesn't say."""
+    said = message.headers.get(RECORDS_HEADER, "")
+    return max(1, int(said)) if said.isascii() and said.isdecimal() and len(said) < 10 else 1

@@ -5,18 +5,15 @@ compare-and-swap with the lease's epoch, so a loop that was taken over can't ove
 """
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import structlog
 
-from distill_loop.gates.agreement import ProgressiveAgreement
-from distill_loop.gates.promise import Promise
 from distill_loop.learner import checkpoint
-from distill_loop.learner.step import Learner
-from distill_loop.progress import Progress
 from distill_loop.stream.consumer import Consumer, Position
-from distill_loop.stream.dedupe import Dedupe
-from distill_loop.telemetry import CHECKPOINTS
+from distill_loop.stream.dead_letter import DeadLetters
+from distill_loop.telemetry import CHECKPOINT_S, CHECKPOINTS
 from protos.errors import FormatError
 from protos.topics import PAIRS
 from registry.pointers import Checkpoint, Pointers
@@ -24,14 +21,30 @@ from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
 LAYOUT = 5
+#: Time between two checkpoints, in times that one takes.
+SAVING_SHARE = 9.0
+
+
+class Part(Protocol):
+    """Something that is remembered: all of it as plain values and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        ...
 
 
 class Memory:
     """Saves and restores the loop.
 
     Args:
+        parts: what is remembered beside the positions, by name.
+        dead_letters: made safe before a checkpoint that moves past them.
         epoch: of the lease.
-        every_s: longest time between two checkpoints while something changes.
+        every_s: time between two checkpoints while something changes; more where saving takes long, so that it takes a tenth of the time at most.
         every_messages: instead of time, checkpoints follow the offsets of pairs: one where they pass a multiple of this.
     """
 
@@ -39,31 +52,26 @@ class Memory:
         self,
         store: ObjectStore,
         model: str,
+        parts: Mapping[str, Part],
+        consumer: Consumer,
+        dead_letters: DeadLetters,
         *,
         epoch: int,
         every_s: float,
         every_messages: int | None = None,
-        learner: Learner,
-        progress: Progress,
-        dedupe: Dedupe,
-        agreement: ProgressiveAgreement,
-        promise: Promise,
-        consumer: Consumer,
     ) -> None:
         self._store = store
         self._folder = f"models/{model}/checkpoints"
         self._pointers = Pointers(store, model)
+        self._parts = parts
+        self._consumer = consumer
+        self._dead_letters = dead_letters
         self._epoch = epoch
         self._every_s = every_s
         self._every_messages = every_messages
-        self._learner = learner
-        self._progress = progress
-        self._dedupe = dedupe
-        self._agreement = agreement
-        self._promise = promise
-        self._consumer = consumer
         self._current: Checkpoint | None = None
         self._saved_at = time.monotonic()
+        self._save_s = 0.0
         self._saved_positions: dict[Position, int] = consumer.positions()
         self._log = structlog.get_logger()
 
@@ -76,24 +84,25 @@ class Memory:
         self._current = self._pointers.checkpoint()
         if self._current is None:
             return False
-        state = checkpoint.load(self._store.get(self._current.path).data)
+        data = self._store.get(self._current.path).data
+        state = checkpoint.load(data)
         if state.get("layout") != LAYOUT:
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
-        self._learner.load_state_dict(state["learner"])
-        self._progress.load_state_dict(state["progress"])
-        self._dedupe.load_state_dict(state["dedupe"])
-        self._agreement.load_state_dict(state["agreement"])
-        self._promise.load_state_dict(state["promise"])
+        for name, part in self._parts.items():
+            if name in state:  # what came to be after it was written begins anew
+                part.load_state_dict(state[name])
         self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
         self._saved_positions = self._consumer.positions()
-        self._log.info("checkpoint restored", path=self._current.path, pairs=self._progress.read)
+        self._log.info(
+            "checkpoint restored", path=self._current.path, num_bytes=len(data), positions=state["positions"]
+        )
         return True
 
     def due(self) -> bool:
         """Whether something was read since the last checkpoint and that is long enough ago."""
         if self._every_messages is not None:
             return self._period(self._consumer.positions()) > self._period(self._saved_positions)
-        old = time.monotonic() - self._saved_at >= self._every_s
+        old = time.monotonic() - self._saved_at >= max(self._every_s, SAVING_SHARE * self._save_s)
         return old and self._saved_positions != self._consumer.positions()
 
     def _period(self, positions: dict[Position, int]) -> int:
@@ -105,16 +114,14 @@ class Memory:
         """Write a checkpoint and make it the newest.
 
         Raises:
-            ConflictError: another loop took over. UnavailableError: the store takes nothing; the last checkpoint holds.
+            ConflictError: another loop took over. UnavailableError: the store or the stream takes nothing; the last checkpoint holds.
         """
+        start = time.monotonic()
+        self._dead_letters.flush()
         positions = self._consumer.positions()
         state: dict[str, Any] = {
             "layout": LAYOUT,
-            "learner": self._learner.state_dict(),
-            "progress": self._progress.state_dict(),
-            "dedupe": self._dedupe.state_dict(),
-            "agreement": self._agreement.state_dict(),
-            "promise": self._promise.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "positions": [[kind, partition, offset] for (kind, partition), offset in positions.items()],
         }
         sequence = self._current.sequence + 1 if self._current else 1
@@ -128,4 +135,6 @@ class Memory:
                 self._store.delete(path)
         self._current = new
         self._saved_at, self._saved_positions = time.monotonic(), positions
+        self._save_s = self._saved_at - start
         CHECKPOINTS.inc()
+        CHECKPOINT_S.set(self._save_s)

@@ -10,7 +10,10 @@ from distill_loop.gates.trial import TrialState
 class Progress:
     """What has been done with the stream so far.
 
-    Pairs: read = learned + held_out + repeats + dead. gaps: messages that retention removed unread. steps_due: optimizer steps that new pairs have earned and that were not
+    Pairs: read = learned + held_out + repeats + dead + refused; replayed: how many of them an operator sent again from the dead letters.
+    trial_rows: rows of trials, of those that are over too. dead_others: messages of other topics than pairs that are dead letters, by topic.
+    gaps: messages that retention removed unread, by topic; new_gaps: those that the ledger hasn't got yet (topic, partition, first offset,
+    and the one after the last). steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
     that were learned when a trial was last asked to make room. first_steps: whether the steps before the first version were taken; bootstrap_after: pairs
     before which it isn't tried again. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
@@ -21,7 +24,12 @@ class Progress:
     held_out: int = 0
     repeats: int = 0
     dead: int = 0
-    gaps: int = 0
+    refused: int = 0
+    replayed: int = 0
+    trial_rows: int = 0
+    dead_others: dict[str, int] = dataclasses.field(default_factory=dict)
+    gaps: dict[str, int] = dataclasses.field(default_factory=dict)
+    new_gaps: list[tuple[str, int, int, int]] = dataclasses.field(default_factory=list)
     steps_due: float = 0.0
     pairs_since_cut: int = 0
     asked_at: int = 0

@@ -3,6 +3,9 @@
 from prometheus_client import Counter, Gauge
 
 PAIRS = Counter("everstill_loop_pairs_total", "Pairs read from the stream, by what became of them.", ["fate"])
+DEAD = Counter(
+    "everstill_loop_dead_total", "Records that went to the dead topic, by topic and reason.", ["kind", "reason"]
+)
 STEPS = Counter("everstill_loop_steps_total", "Optimizer steps taken.")
 SPOILT_STEPS = Gauge(
     "everstill_loop_spoilt_steps",
@@ -22,4 +25,5 @@ TRIAL_LOG_EVIDENCE = Gauge(
 )
 LAG = Gauge("everstill_loop_lag_messages", "Stream messages that wait to be read.")
 CHECKPOINTS = Counter("everstill_loop_checkpoints_total", "Checkpoints written.")
+CHECKPOINT_S = Gauge("everstill_loop_checkpoint_s", "Time that the newest checkpoint took, in seconds.")
 ERRORS = Counter("everstill_loop_unavailable_total", "Steps that something missing (disk, registry, stream) made wait.")

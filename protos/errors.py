@@ -4,6 +4,7 @@ EverstillError
  +- ConfigurationError     a setting is unknown, missing or impossible
  +- FormatError            bytes that are not what their format says (a torn file, a hostile message)
  |   +- TensorError        a tensor whose name, datatype, shape or bytes don't fit
+ |   +- RecordError        a message or a record of the stream that can't be taken in
  +- UnavailableError       something this process needs is away: a port, a folder, a disk, a service
  +- ConflictError          somebody else was first: a pointer moved, a name is taken, a lease was lost
 
@@ -47,6 +48,14 @@ class TensorError(FormatError):
     """A tensor whose name, datatype, shape or byte count doesn't fit. `reason` is a short slug for counting."""
 
     def __init__(self, message: str, *, fix: str = "", reason: str = "bad_tensor") -> None:
+        super().__init__(message, fix=fix)
+        self.reason = reason
+
+
+class RecordError(FormatError):
+    """A message or a record of the stream that can't be taken in. `reason` is a short slug for counting."""
+
+    def __init__(self, message: str, reason: str, *, fix: str = "") -> None:
         super().__init__(message, fix=fix)
         self.reason = reason
 

@@ -19,6 +19,8 @@ MODEL_HEADER = "model"
 RECORDS_HEADER = "records"
 #: Bytes of a record id.
 ID_BYTES = 16
+#: Set on what an operator sent again from the dead letters.
+REPLAY_HEADER = "replay"
 #: Share of [0, 1) that one unit of a 64-bit hash covers.
 _UNIT = 1.0 / 2**64
 

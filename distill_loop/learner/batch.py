@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protos.errors import FormatError
+from protos.errors import RecordError
 from protos.tensors import BYTES, Array, datatype_of, numpy_type, text_window
 from registry.sections import TensorSpec
 
@@ -48,17 +48,18 @@ def check_row(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
     """Check that a pair's inputs are one row of the model's.
 
     Raises:
-        FormatError: they are not; such a row would stop every later batch, not only its own.
+        RecordError: they are not; such a row would stop every later batch, not only its own.
     """
     for spec in specs:
         array = inputs.get(spec.name)
         if array is None:
-            raise FormatError(f"a pair has no input {spec.name!r}")
+            raise RecordError(f"a pair has no input {spec.name!r}", "wrong_inputs")
         fits = len(array.shape) == len(spec.shape) and all(
             want in (-1, have) for want, have in zip((1, *spec.shape[1:]), array.shape, strict=True)
         )
         if datatype_of(array) != spec.datatype or not fits:
-            raise FormatError(
+            raise RecordError(
                 f"a pair's input {spec.name!r} is {datatype_of(array)} {list(array.shape)}, "
-                f"[model] says {spec.datatype} {[1, *spec.shape[1:]]}"
+                f"[model] says {spec.datatype} {[1, *spec.shape[1:]]}",
+                "wrong_shape" if datatype_of(array) == spec.datatype else "wrong_datatype",
             )

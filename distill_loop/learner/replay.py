@@ -26,12 +26,13 @@ class Replay:
     def __init__(self, *, ring_pairs: int, memory_bytes: int, seed: int) -> None:
         self._ring: collections.deque[TrainingPair] = collections.deque(maxlen=ring_pairs)
         self._classes: dict[int, list[TrainingPair]] = {}
+        self._num_pairs = 0
         self._memory_bytes = memory_bytes
         self._used_bytes = 0
         self._random = np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return sum(len(pairs) for pairs in self._classes.values())
+        return self._num_pairs
 
     @property
     def num_bytes(self) -> int:
@@ -47,11 +48,13 @@ class Replay:
         """Remember a pair; where the memory is full, a random pair of its largest class is forgotten."""
         self._ring.append(pair)
         self._classes.setdefault(pair.teacher_class, []).append(pair)
+        self._num_pairs += 1
         self._used_bytes += pair.num_bytes
         while self._used_bytes > self._memory_bytes and len(self) > 1:
             largest = max(self._classes, key=lambda label: (len(self._classes[label]), label))
             pairs = self._classes[largest]
             forgotten = pairs.pop(int(self._random.integers(len(pairs))))
+            self._num_pairs -= 1
             self._used_bytes -= forgotten.num_bytes
             if not pairs:
                 del self._classes[largest]
@@ -60,7 +63,7 @@ class Replay:
         """Forget every pair."""
         self._ring.clear()
         self._classes.clear()
-        self._used_bytes = 0
+        self._num_pairs = self._used_bytes = 0
 
     def sample(self, batch_size: int) -> list[TrainingPair]:
         """Return the pairs of a batch.
@@ -96,6 +99,7 @@ class Replay:
         self._ring.clear()
         self._ring.extend(pairs[place] for place in state["ring"])
         self._classes = {label: [pairs[place] for place in places] for label, places in state["classes"].items()}
+        self._num_pairs = sum(map(len, self._classes.values()))
         self._used_bytes = sum(pair.num_bytes for pairs in self._classes.values() for pair in pairs)
         self._random.bit_generator.state = state["random"]
 

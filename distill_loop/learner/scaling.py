@@ -36,13 +36,17 @@ class Scaling:
         self._due = FIRST_ROWS
 
     def observe(self, inputs: Mapping[str, Array]) -> None:
-        """Take in a pair's inputs."""
-        for row_F in self._columns(inputs):
-            self._rows_NF[self._num_seen % NEWEST_ROWS] = row_F
-            self._num_seen += 1
-        if self._num_seen >= self._due:
-            self._due = 2 * self._num_seen
-            self._take()
+        """Take in rows of inputs."""
+        rows_NF = self._columns(inputs)
+        while len(rows_NF):
+            place = self._num_seen % NEWEST_ROWS
+            num = min(len(rows_NF), NEWEST_ROWS - place, self._due - self._num_seen)
+            self._rows_NF[place : place + num] = rows_NF[:num]
+            self._num_seen += num
+            rows_NF = rows_NF[num:]
+            if self._num_seen >= self._due:
+                self._due = 2 * self._num_seen
+                self._take()
 
     def _take(self) -> None:
         rows_NF = self._rows_NF[: self._num_seen]

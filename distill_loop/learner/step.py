@@ -7,7 +7,7 @@ Shape suffixes: B batch, C classes.
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +20,15 @@ from distill_loop.learner.loss import distillation_loss
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.learner.replay import Replay, pack_pairs, unpack_pairs
 from distill_loop.learner.student import Student
-from protos.errors import FormatError
+from protos.errors import FormatError, RecordError
 from protos.tensors import Array
 from registry.sections import ModelSection
 
 #: Newest held-out pairs that are kept.
 HOLDOUT_PAIRS = 512
+#: Rows that are answered in one forward.
+MAX_ROWS = 1024
+Fate = Literal["learned", "held_out", "refused"]
 
 
 class Learner:
@@ -58,27 +61,38 @@ class Learner:
         """Held-out pairs at hand."""
         return len(self._holdout)
 
-    def observe(self, pair: TrainingPair) -> Literal["learned", "held_out"]:
-        """Take a pair in, for later steps or for the held-out slice.
-
-        A newer teacher version makes what the older one said worthless: it is forgotten. An answer of the older one that comes
-        late (partitions are read in turn, spools drain) is taken in without effect.
+    def observe(self, pair: TrainingPair) -> Fate:
+        """Take one pair in.
 
         Raises:
-            FormatError: its inputs are not the model's, or more than the student can take.
+            RecordError: its inputs are not the model's, or more than the student can take.
         """
         pair = self._fitted(pair)
-        if self.student.may_raise:
-            self.logits(pair.inputs)  # one such row would stop every later batch, not only its own
-        held_out = is_held_out(pair.input_key, self._settings.holdout_ratio)
-        if self._believes(pair):
-            if held_out:
+        if self.student.may_raise and isinstance(top := self.top_classes([pair])[0], RecordError):
+            raise top
+        return self.take([pair])[0]
+
+    def take(self, pairs: Sequence[TrainingPair]) -> list[Fate]:
+        """Take pairs in, whose inputs the student can take, for later steps or for the held-out slice; returns what becomes of each.
+
+        A newer teacher version makes what the older one said worthless: it is forgotten. An answer of the older one that comes
+        late (partitions are read in turn, spools drain) is refused, as is a pair that is older than the memory keeps any.
+        """
+        fates: list[Fate] = []
+        learned = []
+        for pair in pairs:
+            if not self._believes(pair):
+                fates.append("refused")
+            elif is_held_out(pair.input_key, self._settings.holdout_ratio):
                 self._holdout.append(pair)
+                fates.append("held_out")
             else:
                 self._replay.add(pair)
-                if self.student.scaling:
-                    self.student.scaling.observe(pair.inputs)
-        return "held_out" if held_out else "learned"
+                learned.append(pair)
+                fates.append("learned")
+        if learned and self.student.scaling:
+            self.student.scaling.observe(batch.stack(self._model.inputs, [pair.inputs for pair in learned]))
+        return fates
 
     def learn(self, num_steps: int) -> None:
         """Take optimizer steps on replayed batches; none where there is nothing to learn from."""
@@ -116,7 +130,8 @@ class Learner:
         Raises:
             FormatError: a module of the user's can't take these inputs.
         """
-        self.net.eval()
+        if self.net.training:
+            self.net.eval()
         names = [self._model.output, *(spec.name for spec in self._model.extra_outputs)]
         try:
             with torch.inference_mode():
@@ -129,6 +144,30 @@ class Learner:
     def logits(self, inputs: Mapping[str, Array]) -> Array:
         """Return the student's float32 logits [batch, classes]."""
         return self.answers(inputs)[self._model.output]
+
+    def top_classes(self, pairs: Sequence[TrainingPair]) -> list[int | RecordError]:
+        """Return the student's class for each pair, or why it has none; rows of one shape are answered together."""
+        shapes: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place, pair in enumerate(pairs):
+            shapes.setdefault(tuple(array.shape for array in pair.inputs.values()), []).append(place)
+        tops: list[int | RecordError] = [-1] * len(pairs)
+        for places in shapes.values():
+            for start in range(0, len(places), MAX_ROWS):
+                chosen = places[start : start + MAX_ROWS]
+                for place, top in zip(chosen, self._tops([pairs[one] for one in chosen]), strict=True):
+                    tops[place] = top
+        return tops
+
+    def _tops(self, pairs: list[TrainingPair]) -> list[int | RecordError]:
+        """Return the classes of pairs of one shape; where the student raises, halves are asked, down to the row that it can't take."""
+        try:
+            tops: list[int | RecordError] = self.logits(self._batch(pairs)[0]).argmax(axis=1).tolist()
+            return tops
+        except FormatError as error:
+            if len(pairs) == 1:
+                return [RecordError(error.message, "student_raises")]
+        half = len(pairs) // 2
+        return self._tops(pairs[:half]) + self._tops(pairs[half:])
 
     def held_out(self, num_pairs: int) -> tuple[dict[str, Array], Array]:
         """Return the newest held-out pairs: inputs [n, ...] by name, teacher probabilities [n, classes]; n may be 0."""
@@ -194,7 +233,9 @@ class Learner:
     def _fitted(self, pair: TrainingPair) -> TrainingPair:
         """Return a pair with the model's inputs and no others; one that doesn't fit would stop every later batch."""
         if pair.teacher_probabilities_C.shape != (self._model.num_classes,):
-            raise FormatError(f"a pair has {pair.teacher_probabilities_C.size} classes, not {self._model.num_classes}")
+            raise RecordError(
+                f"a pair has {pair.teacher_probabilities_C.size} classes, not {self._model.num_classes}", "wrong_shape"
+            )
         batch.check_row(self._model.inputs, pair.inputs)
         return dataclasses.replace(pair, inputs={spec.name: pair.inputs[spec.name] for spec in self._model.inputs})
 

@@ -3,9 +3,12 @@
 import os
 
 from distill_loop.stream.consumer import Consumer
+from distill_loop.stream.dead_letter import MAX_KNOWN, Letter, read_letters
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
+from distill_loop.stream.embedded_writer import EmbeddedWriter
+from distill_loop.stream.writer import Writer
 from protos.errors import UnavailableError
-from protos.topics import PAIRS
+from protos.topics import DEAD, PAIRS
 from registry.sections import StreamSection
 
 
@@ -16,6 +19,20 @@ def open_consumer(settings: StreamSection, model: str, partitions: dict[str, int
         partitions: number of partitions by kind.
     """
     return EmbeddedConsumer(settings.path, model, partitions, prefix=settings.prefix)
+
+
+def open_writer(settings: StreamSection, model: str) -> Writer:
+    """Return a writer of one model's topics; it connects at its first use."""
+    return EmbeddedWriter(settings.path, model, prefix=settings.prefix)
+
+
+def letters_of(settings: StreamSection, model: str, *, newest: int | None = MAX_KNOWN) -> list[Letter]:
+    """Return the dead letters of a model, oldest first; raises UnavailableError where the stream can't be read."""
+    consumer = open_consumer(settings, model, {DEAD: 1})
+    try:
+        return read_letters(consumer, newest)
+    finally:
+        consumer.close()
 
 
 def check_stream(settings: StreamSection, model: str) -> None:

@@ -1,13 +1,13 @@
 """The intake: what becomes of a record - above all of one that nobody should have sent."""
 
-import json
 import pathlib
 import sqlite3
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import pytest
+from torch import nn
 
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
@@ -15,17 +15,23 @@ from distill_loop.gates.promise import Outlook, Promise
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import Intake
-from distill_loop.learner.pair import TrainingPair
+from distill_loop.judge import Judge
+from distill_loop.learner.pair import PairReader, TrainingPair
+from distill_loop.learner.step import Fate, Learner
+from distill_loop.learner.student import Student
 from distill_loop.progress import Progress
-from distill_loop.stream.dead_letter import DeadLetters
-from distill_loop.stream.dedupe import ID_BYTES, Dedupe, Fate
+from distill_loop.stream import dedupe as window
+from distill_loop.stream.dead_letter import DeadLetters, Letter
+from distill_loop.stream.dedupe import ID_BYTES, Dedupe
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
+from distill_loop.stream.reports import Reports
+from distill_loop.stream.streams import letters_of, open_writer
 from protos import records_pb2 as records
-from protos.errors import FormatError
+from protos.errors import RecordError
 from protos.records import ARM_UNIFORM
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS
-from registry.sections import ModelSection, TensorSpec
+from registry.sections import ModelSection, StreamSection, TensorSpec
 from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter, make_pair, make_trial_rows, window_of
 
 MODEL = ModelSection(
@@ -42,22 +48,26 @@ class NotingLearner:
         self.judged_before: list[int] = []
         self.raises = False
 
-    def observe(self, pair: TrainingPair) -> Literal["learned", "held_out"]:
-        """Take a pair in."""
-        self.logits(pair.inputs)
+    def take(self, pairs: Sequence[TrainingPair]) -> list[Fate]:
+        """Take pairs in."""
         trial = self._progress.trial
-        self.pairs.append(pair)
+        self.pairs += pairs
         self.judged_before.append(trial.certain().total if trial else 0)
-        return "learned"
+        return ["learned"] * len(pairs)
 
     def learn(self, num_steps: int) -> None:
         """Take no steps."""
 
-    def logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    @property
+    def student(self) -> Student:
+        """Return what says whether it may raise."""
+        return Student("noting", nn.Identity(), {}, may_raise=self.raises)
+
+    def top_classes(self, pairs: Sequence[TrainingPair]) -> list[int | RecordError]:
         """Answer class 1, whatever is asked, or raise as a module of the user's may."""
         if self.raises:
-            raise FormatError("the student raises KeyError on these inputs")
-        return np.eye(NUM_CLASSES, dtype=np.float32)[1:2]
+            return [RecordError("the student raises KeyError on these inputs", "student_raises")] * len(pairs)
+        return [1] * len(pairs)
 
 
 class IntakeUnderTest:
@@ -71,29 +81,33 @@ class IntakeUnderTest:
         self.learner = NotingLearner(self.progress)
         self.agreement = ProgressiveAgreement(100)
         self.promise = Promise()
+        self.stream = StreamSection(path=path, partitions=1)
+        self.reports = Reports()
+        self.letters = DeadLetters(open_writer(self.stream, MODEL.name), lambda: letters_of(self.stream, MODEL.name))
+        reader, learner = PairReader(MODEL), cast(Learner, self.learner)
         self.intake = Intake(
             self.consumer,
-            DeadLetters(path, MODEL.name),
+            self.letters,
             Dedupe(1000),
-            self.agreement,
-            self.promise,
-            self.learner,  # type: ignore[arg-type]
+            Judge(self.progress, learner, reader, self.agreement, self.promise),
+            reader,
+            learner,
             self.progress,
+            self.reports,
             model=MODEL,
             settings=LearnerSection(),
             max_messages=100,
+            max_message_bytes=2**20,
         )
 
     def read(self) -> None:
-        """Take in the messages that wait."""
+        """Take in the messages that wait, and make dead letters safe as a checkpoint would."""
         self.intake.take(self.intake.poll())
+        self.letters.flush()
 
-    def dead_letters(self) -> list[tuple[dict[str, object], bytes]]:
+    def dead_letters(self) -> list[Letter]:
         """Return what lies in the dead topic."""
-        with sqlite3.connect(self.path) as connection:
-            rows = connection.execute("SELECT headers, value FROM message WHERE topic LIKE '%.dead'").fetchall()
-        connection.close()
-        return [(json.loads(headers), value) for headers, value in rows]
+        return letters_of(self.stream, MODEL.name)
 
 
 @pytest.fixture
@@ -154,7 +168,7 @@ def test_a_hostile_pair_is_a_dead_letter_and_the_next_is_learned(what: str, room
 
     assert (room.progress.dead, room.progress.learned) == (1, 1)
     assert [pair.record_id for pair in room.learner.pairs] == [make_pair(2).record_id]
-    assert [records.PairBatch.FromString(value).pairs[0] for _, value in room.dead_letters()] == [hostile]
+    assert [records.PairBatch.FromString(letter.source.value).pairs[0] for letter in room.dead_letters()] == [hostile]
     assert room.consumer.lag() == 0
 
 
@@ -180,7 +194,7 @@ def test_a_message_whose_headers_can_not_be_read_stops_nothing(headers: str, roo
     room.read()
 
     assert (room.progress.dead, room.progress.learned) == (1, 1)
-    assert "schema version" in str(room.dead_letters()[0][0]["reason"])
+    assert "schema version" in room.dead_letters()[0].detail
 
 
 def test_a_repeat_is_counted_and_not_learned_again(room: IntakeUnderTest) -> None:
@@ -199,7 +213,8 @@ def test_a_record_is_judged_before_the_learner_sees_it(room: IntakeUnderTest) ->
 
     room.read()
 
-    assert room.learner.judged_before == [1, 2, 3, 4, 5]
+    assert room.learner.judged_before == [5]
+    assert len(room.learner.pairs) == 5
     assert room.progress.trial.count("win") == 5
 
 
@@ -226,7 +241,7 @@ def test_a_student_that_raises_loses_no_answer_of_the_teacher_and_counts_none_tw
 
 def test_a_dead_record_is_known_after_a_restart() -> None:
     dedupe = Dedupe(10)
-    fates: list[Fate] = ["learned", "held_out", "dead"]
+    fates: list[window.Fate] = ["learned", "held_out", "dead"]
     for number, fate in enumerate(fates):
         dedupe.note(bytes([number]) * ID_BYTES, fate)
 
@@ -245,7 +260,8 @@ def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -
     room.read()
 
     assert room.progress.trial.cautious().total == 0
-    assert room.progress.dead == len(room.dead_letters()) == 1
+    assert room.progress.dead_others == {TRIALS: 1}
+    assert [letter.reason for letter in room.dead_letters()] == ["bad_identity"]
 
 
 def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: IntakeUnderTest) -> None:

@@ -148,7 +148,7 @@ def test_a_late_answer_of_the_older_teacher_has_no_effect() -> None:
 
     fate = learner.observe(make_training_pair(3, time_unix_ns=15))
 
-    assert fate == "learned"
+    assert fate == "refused"
     assert learner.teacher_version == "teacher-2"
     assert learner._replay.class_counts == {2: 1}
 

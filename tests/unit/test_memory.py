@@ -10,12 +10,15 @@ from distill_loop.gates.promise import Promise
 from distill_loop.learner.step import Learner
 from distill_loop.memory import Memory
 from distill_loop.progress import Progress
+from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
+from distill_loop.stream.reports import Reports
+from distill_loop.stream.streams import letters_of, open_writer
 from protos.errors import ConflictError, FormatError
 from protos.topics import PAIRS
 from registry.pointers import Pointers
-from registry.sections import ModelSection, TensorSpec
+from registry.sections import ModelSection, StreamSection, TensorSpec
 from registry.store import ObjectStore, open_store
 
 MODEL = ModelSection(name="tiny", num_classes=4, inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, 64)),))
@@ -35,18 +38,18 @@ class SleepyStore(ObjectStore):
 
 
 def new_memory(store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: int = 8) -> Memory:
-    return Memory(
-        store,
-        MODEL.name,
-        epoch=epoch,
-        every_s=0.0,
-        learner=Learner(LearnerSection(hidden=hidden, embedding=4, buckets=16), MODEL),
-        progress=Progress(),
-        dedupe=Dedupe(10),
-        agreement=ProgressiveAgreement(10),
-        promise=Promise(),
-        consumer=EmbeddedConsumer(folder / "stream.sqlite", MODEL.name, {PAIRS: 1}),
-    )
+    parts = {
+        "learner": Learner(LearnerSection(hidden=hidden, embedding=4, buckets=16), MODEL),
+        "progress": Progress(),
+        "dedupe": Dedupe(10),
+        "agreement": ProgressiveAgreement(10),
+        "promise": Promise(),
+        "reports": Reports(),
+    }
+    stream = StreamSection(path=folder / "stream.sqlite", partitions=1)
+    consumer = EmbeddedConsumer(stream.path, MODEL.name, {PAIRS: 1})
+    letters = DeadLetters(open_writer(stream, MODEL.name), lambda: letters_of(stream, MODEL.name))
+    return Memory(store, MODEL.name, parts, consumer, letters, epoch=epoch, every_s=0.0)
 
 
 def test_a_loop_that_slept_does_not_delete_its_successors_checkpoint(tmp_path: pathlib.Path) -> None:

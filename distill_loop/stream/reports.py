@@ -1,0 +1,109 @@
+"""Capture reports as the loop keeps them: of each source the newest, so that it knows what was seen, sampled, dropped and lost.
+
+Decides what adds up: a report replaces the one before it of the same source and epoch; where a source begins again (a new epoch), what its last
+epoch had counted is kept. A source is a worker, or the mirror beside it, of one gateway. Sources that are silent longest are summed up where there are very
+many. Knows no pairs. One thread; part of the checkpoint.
+"""
+
+from typing import Any
+
+from protos import records_pb2 as records
+from protos.topics import KINDS
+
+MAX_SOURCES = 1024
+#: Counters of a stratum; pending and spooled are what waits now, and end with their epoch.
+COUNTERS = ("seen", "sampled", "published", "missing", "dropped")
+WAITING = ("pending", "spooled")
+
+Source = tuple[str, int, bool]
+
+
+class Reports:
+    """The newest capture reports of one model."""
+
+    def __init__(self) -> None:
+        self._newest: dict[Source, records.CaptureReport] = {}
+        self._ended = records.CaptureReport()
+
+    def take(self, report: records.CaptureReport) -> None:
+        """Take a report in; one of an older epoch, or older than what is known, says nothing new."""
+        source = (report.gateway, report.worker, report.mirror)
+        known = self._newest.get(source)
+        if known is not None:
+            if (report.epoch, report.time_unix_ns) < (known.epoch, known.time_unix_ns):
+                return
+            if report.epoch > known.epoch:
+                _add(self._ended, known)
+            del self._newest[source]  # the newest stands last
+        self._newest[source] = report
+        if len(self._newest) > MAX_SOURCES:
+            _add(self._ended, self._newest.pop(next(iter(self._newest))))
+
+    def strata(self) -> dict[str, dict[str, Any]]:
+        """Return what was counted of each stratum, by all sources together, in rows."""
+        total = records.CaptureReport()
+        _add(total, self._ended)
+        strata = {}
+        for report in self._newest.values():
+            _add(total, report)
+        for stratum in total.strata:
+            counts = {name: getattr(stratum, name) for name in COUNTERS}
+            arms = {arm.arm: arm.taken for arm in stratum.arms}
+            strata[stratum.stratum] = {**counts, **dict.fromkeys(WAITING, 0), "arms": arms}
+            if stratum.seen and stratum.confidence_sum:
+                strata[stratum.stratum]["mean_confidence"] = stratum.confidence_sum / stratum.seen
+        for report in self._newest.values():
+            for stratum in report.strata:
+                for name in WAITING:
+                    strata[stratum.stratum][name] += getattr(stratum, name)
+        return strata
+
+    def accepted(self) -> dict[str, int]:
+        """Return how many records the stream has taken, repeats included, by topic; a topic that no report speaks of is absent."""
+        counts: dict[str, int] = {}
+        for report in (self._ended, *self._newest.values()):
+            for topic in report.topics:
+                counts[topic.kind] = counts.get(topic.kind, 0) + topic.records
+        return {kind: counts[kind] for kind in KINDS if kind in counts}
+
+    @property
+    def gaps(self) -> int:
+        """Frames that were lost in rings."""
+        return sum(report.gaps for report in (self._ended, *self._newest.values()) if not report.mirror)
+
+    @property
+    def newest_unix_ns(self) -> int:
+        """When the newest report was written; 0 before the first, and where it doesn't say."""
+        return max((report.time_unix_ns for report in self._newest.values()), default=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        newest = [report.SerializeToString(deterministic=True) for report in self._newest.values()]
+        return {"newest": newest, "ended": self._ended.SerializeToString(deterministic=True)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        self._newest.clear()
+        for data in state["newest"]:
+            report = records.CaptureReport.FromString(data)
+            self._newest[report.gateway, report.worker, report.mirror] = report
+        self._ended = records.CaptureReport.FromString(state["ended"])
+
+
+def _add(total: records.CaptureReport, report: records.CaptureReport) -> None:
+    """Add a report's counters to a total."""
+    total.gaps += report.gaps if not report.mirror else 0
+    total.teacher_calls += report.teacher_calls
+    total.labels += report.labels
+    for topic in report.topics:
+        mine = next((one for one in total.topics if one.kind == topic.kind), None) or total.topics.add(kind=topic.kind)
+        mine.messages += topic.messages
+        mine.records += topic.records
+    for stratum in report.strata:
+        ours = next((one for one in total.strata if one.stratum == stratum.stratum), None)
+        ours = ours or total.strata.add(stratum=stratum.stratum)
+        for name in (*COUNTERS, "confidence_sum"):
+            setattr(ours, name, getattr(ours, name) + getattr(stratum, name))
+        for arm in stratum.arms:
+            taken = next((one for one in ours.arms if one.arm == arm.arm), None) or ours.arms.add(arm=arm.arm)
+            taken.taken += arm.taken
