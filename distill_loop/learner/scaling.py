@@ -17,6 +17,7 @@ from protos.tensors import Array
 FIRST_ROWS, NEWEST_ROWS = 16, 1024
 #: Half of a normal distribution lies within this many standard deviations on both sides of its centre.
 QUARTILES_PER_DEVIATION = 1.349
+QUARTERS = (0.25, 0.5, 0.75)
 LEAST_SPREAD = 1e-6
 
 
@@ -50,16 +51,18 @@ class Scaling:
 
     def _take(self) -> None:
         rows_NF = self._rows_NF[: self._num_seen]
-        finite_NF = np.where(np.isfinite(rows_NF), rows_NF, np.nan)
-        for column, values_N in enumerate(finite_NF.T):
-            values_N = values_N[~np.isnan(values_N)]
+        finite_NF = np.isfinite(rows_NF)
+        whole_F = finite_NF.all(axis=0)
+        whole = iter(np.quantile(rows_NF[:, whole_F], QUARTERS, axis=0).T.tolist() if whole_F.any() else ())
+        for column, is_whole in enumerate(whole_F.tolist()):
+            values_N = rows_NF[finite_NF[:, column], column]
             if not values_N.size:
                 continue
-            low, centre, high = np.quantile(values_N, [0.25, 0.5, 0.75])
+            low, centre, high = next(whole) if is_whole else np.quantile(values_N, QUARTERS).tolist()
             spread = (high - low) / QUARTILES_PER_DEVIATION
             if spread < LEAST_SPREAD:  # more than half of the rows are alike: the others must not look far away
                 spread = float(np.std(values_N))
-            self._centre_F[column] = float(centre)
+            self._centre_F[column] = centre
             self._spread_F[column] = spread if spread >= LEAST_SPREAD else 1.0
 
     def state_dict(self) -> dict[str, Any]:

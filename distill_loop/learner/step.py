@@ -26,8 +26,8 @@ from registry.sections import ModelSection
 
 #: Newest held-out pairs that are kept.
 HOLDOUT_PAIRS = 512
-#: Rows that are answered in one forward.
-MAX_ROWS = 1024
+#: Rows that are answered in one forward: enough that a call costs little, few enough that wide inputs fit into memory.
+MAX_ROWS = 128
 Fate = Literal["learned", "held_out", "refused"]
 
 
