@@ -94,7 +94,7 @@ class LoopEnd:
         settings = load(folder / "everstill.toml", LoopSettings)
         store = open_store(settings.registry.url)
         process = LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "benchmark", 3600.0))
-        self._intake, self._progress = process._loop._intake, process._progress
+        self._intake, self._progress = process.intake, process.progress
         self._progress.live = LIVE
 
     def go(self, num_pairs: int) -> None:

@@ -65,69 +65,79 @@ class LoopProcess:
         self.progress = Progress()
         self._learner = Learner(settings.learner, model)
         self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
-        self._consumer = open_consumer(
-            settings.stream, model.name, {TRIALS: 1, PAIRS: settings.stream.partitions, REPORTS: 1}
-        )
-        dedupe, promise, reports = Dedupe(settings.loop.dedupe_records), Promise(), Reports()
-        dead_letters = DeadLetters(
+        self._promise, self._dedupe, self._reports = Promise(), Dedupe(settings.loop.dedupe_records), Reports()
+        kinds = {TRIALS: 1, PAIRS: settings.stream.partitions, REPORTS: 1}
+        self._consumer = open_consumer(settings.stream, model.name, kinds)
+        self._dead_letters = DeadLetters(
             open_writer(settings.stream, model.name),
             lambda: letters_of(settings.stream, model.name),
             max_bytes=settings.stream.kafka.max_message_bytes // 2,
         )
-        self._office = office = ReleaseOffice(
-            store,
-            model,
+        self.intake = self._make_intake()
+        self._desk = self._make_desk()
+        self._loop = Loop(self.intake, self._desk, self._make_memory(), deterministic=settings.loop.deterministic)
+        self._log = structlog.get_logger()
+
+    def _make_intake(self) -> Intake:
+        settings, reader = self._settings, PairReader(self._settings.model)
+        return Intake(
+            self._consumer,
+            self._dead_letters,
+            self._dedupe,
+            Judge(self.progress, self._learner, reader, self._agreement, self._promise),
+            reader,
+            self._learner,
+            self.progress,
+            self._reports,
+            model=settings.model,
+            settings=settings.learner,
+            max_messages=settings.loop.max_messages,
+            max_message_bytes=settings.stream.kafka.max_message_bytes,
+        )
+
+    def _make_desk(self) -> Desk:
+        settings = self._settings
+        office = ReleaseOffice(
+            self._store,
+            settings.model,
             settings.release,
             cache=settings.registry.cache,
-            epoch=lease.epoch,
-            actor=f"loop epoch {lease.epoch}",
+            epoch=self._lease.epoch,
+            actor=f"loop epoch {self._lease.epoch}",
             text_bytes=settings.learner.text_bytes,
         )
-        self._desk = Desk(
+        return Desk(
             self.progress,
             self._learner,
             office,
             gate=settings.gate,
             release=settings.release,
-            model=model,
-            promise=promise,
+            model=settings.model,
+            promise=self._promise,
             sign_of_life=self.renew_lease,
             now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
         )
-        reader = PairReader(model)
-        self.intake = Intake(
+
+    def _make_memory(self) -> Memory:
+        settings = self._settings
+        parts = {
+            "learner": self._learner,
+            "progress": self.progress,
+            "dedupe": self._dedupe,
+            "agreement": self._agreement,
+            "promise": self._promise,
+            "reports": self._reports,
+        }
+        return Memory(
+            self._store,
+            settings.model.name,
+            parts,
             self._consumer,
-            dead_letters,
-            dedupe,
-            Judge(self.progress, self._learner, reader, self._agreement, promise),
-            reader,
-            self._learner,
-            self.progress,
-            reports,
-            model=model,
-            settings=settings.learner,
-            max_messages=settings.loop.max_messages,
-            max_message_bytes=settings.stream.kafka.max_message_bytes,
-        )
-        memory = Memory(
-            store,
-            model.name,
-            {
-                "learner": self._learner,
-                "progress": self.progress,
-                "dedupe": dedupe,
-                "agreement": self._agreement,
-                "promise": promise,
-                "reports": reports,
-            },
-            self._consumer,
-            dead_letters,
-            epoch=lease.epoch,
+            self._dead_letters,
+            epoch=self._lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
             every_messages=settings.loop.checkpoint_every_messages if settings.loop.deterministic else None,
         )
-        self._loop = Loop(self.intake, self._desk, memory, deterministic=settings.loop.deterministic)
-        self._log = structlog.get_logger()
 
     def run(self, stopping: Stopping) -> None:
         """Turn until told to stop, then save.
