@@ -23,10 +23,10 @@ from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
 from distill_loop.intake import Intake
 from distill_loop.judge import Judge
-from distill_loop.learner.pair import PairReader
+from distill_loop.learner.reading import PairReader
 from distill_loop.learner.step import Learner
 from distill_loop.loop import Loop
-from distill_loop.memory import Memory
+from distill_loop.memory import Memory, Part
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.stream.dead_letter import DeadLetters
@@ -120,7 +120,7 @@ class LoopProcess:
 
     def _make_memory(self) -> Memory:
         settings = self._settings
-        parts = {
+        parts: dict[str, Part] = {
             "learner": self._learner,
             "progress": self.progress,
             "dedupe": self._dedupe,
@@ -287,6 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
         except ConfigurationError:
             lease.release()  # nothing was begun: who mends the settings needn't wait for it
             raise
+        finally:
+            gc.unfreeze()
     except EverstillError as error:
         print(f"everstill loop: {error}", file=sys.stderr)
         return error.exit_code

@@ -6,14 +6,13 @@ a disk or a broker. Connects the rooms stream, gates and learner. One thread.
 """
 
 import collections
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
 from distill_loop.config import LearnerSection
 from distill_loop.judge import Fresh, Judge
-from distill_loop.learner.pair import PairReader
+from distill_loop.learner.reading import Opened, PairReader, Row
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.stream.consumer import Consumer, Message
@@ -23,7 +22,7 @@ from distill_loop.stream.reports import Reports
 from distill_loop.telemetry import DEAD, PAIRS, STEPS
 from protos import records_pb2 as records
 from protos import topics
-from protos.errors import RecordError, TensorError
+from protos.errors import RecordError
 from protos.records import MODEL_HEADER, RECORDS_HEADER, REPLAY_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
 from registry.sections import ModelSection
 
@@ -35,7 +34,8 @@ class LabelJoin(Protocol):
     """Who is told of labels, and of the pairs that they may belong to."""
 
     def observe_pair(self, pair: records.LogitPair, teacher_class: int, student_class: int | None) -> None:
-        """Take note of a new pair; `student_class` is what served answered, where the uniform arm took it."""
+        """Take note of a new pair, whose tensors may be in its batch's columns; `student_class` is what served answered, where the uniform arm
+        took it."""
         ...
 
     def observe_label(self, label: records.Label) -> None:
@@ -103,7 +103,8 @@ class Intake:
         lot = []
         for message in messages:
             try:
-                lot += [(message, pair) for pair in self._open(message)]
+                if opened := self._open(message):
+                    lot += [(message, (opened, place)) for place in range(len(opened.pairs))]
             except DecodeError:
                 self._bury_message(message, RecordError("the message can't be decoded", "undecodable"))
             except RecordError as error:
@@ -126,8 +127,8 @@ class Intake:
             STEPS.inc(num_steps)
         return num_steps
 
-    def _open(self, message: Message) -> Sequence[records.LogitPair]:
-        """Take a message in, but for its pairs, which are returned; raises RecordError or DecodeError where all of it is dead."""
+    def _open(self, message: Message) -> Opened | None:
+        """Take a message in; one that holds pairs is returned, opened. Raises RecordError or DecodeError where all of it is dead."""
         schema, model = message.headers.get(SCHEMA_HEADER), message.headers.get(MODEL_HEADER)
         if schema != str(SCHEMA_VERSION):
             raise RecordError(f"schema version {schema} is not known here, only {SCHEMA_VERSION}", "wrong_schema")
@@ -136,9 +137,9 @@ class Intake:
         if len(message.value) > self._max_message_bytes:
             raise RecordError(f"the message has {len(message.value)} bytes", "oversized", fix="See max_message_bytes")
         if message.kind == topics.PAIRS:
-            pairs = records.PairBatch.FromString(message.value).pairs
-            self._progress.replayed += len(pairs) if REPLAY_HEADER in message.headers else 0
-            return pairs
+            opened = self._reader.open(records.PairBatch.FromString(message.value))
+            self._progress.replayed += len(opened.pairs) if REPLAY_HEADER in message.headers else 0
+            return opened
         if message.kind == topics.TRIALS:
             self._take_trial_rows(records.TrialBatch.FromString(message.value))
         elif message.kind == topics.REPORTS:
@@ -146,7 +147,7 @@ class Intake:
         elif message.kind == topics.LABELS and self._labels is not None:
             for label in records.LabelBatch.FromString(message.value).labels:
                 self._labels.observe_label(label)
-        return ()
+        return None
 
     def _take_trial_rows(self, batch: records.TrialBatch) -> None:
         if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
@@ -158,37 +159,39 @@ class Intake:
         for row in batch.rows:
             trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree, probability=row.probability)
 
-    def _take_pairs(self, lot: list[tuple[Message, records.LogitPair]]) -> None:
+    def _take_pairs(self, lot: list[tuple[Message, Row]]) -> None:
         """Judge the pairs that are new, then let the learner have them."""
         new = self._without_repeats(lot)
         self._count("repeats", len(lot) - len(new))
         fresh = []
-        for (message, record), read in zip(new, self._reader.read([record for _, record in new]), strict=True):
+        for (message, row), read in zip(new, self._reader.read([row for _, row in new]), strict=True):
             if isinstance(read, RecordError):
-                self._bury_pair(message, record, read)
+                self._bury_pair(message, row, read)
             else:
+                opened, place = row
                 replayed = REPLAY_HEADER in message.headers
-                fresh.append((message, Fresh(record, read, replayed, read.teacher_class)))
+                fresh.append((message, Fresh(opened.pairs[place], row, read, replayed, read.teacher_class)))
         self._judge.judge([pair for _, pair in fresh])
         kept = []
         for message, pair in fresh:
             if pair.error is not None:
-                self._bury_pair(message, pair.record, pair.error)  # the gate may have counted it
+                self._bury_pair(message, pair.row, pair.error)  # the gate may have counted it
             else:
                 kept.append(pair)
         self._learn_from(kept)
 
-    def _without_repeats(self, lot: list[tuple[Message, records.LogitPair]]) -> list[tuple[Message, records.LogitPair]]:
+    def _without_repeats(self, lot: list[tuple[Message, Row]]) -> list[tuple[Message, Row]]:
         """Return the pairs that are new; one that was dead and is replayed is."""
         new, seen = [], set()
-        for message, record in lot:
-            record_id = record.record_id
+        for message, row in lot:
+            opened, place = row
+            record_id = opened.pairs[place].record_id
             known = self._dedupe.fate(record_id)
             if record_id in seen or (known is not None and not (known == "dead" and REPLAY_HEADER in message.headers)):
                 continue
             if len(record_id) == ID_BYTES:
                 seen.add(record_id)
-            new.append((message, record))
+            new.append((message, row))
         return new
 
     def _learn_from(self, pairs: list[Fresh]) -> None:
@@ -221,7 +224,9 @@ class Intake:
             setattr(self._progress, fate, getattr(self._progress, fate) + num)
             PAIRS.labels(fate).inc(num)
 
-    def _bury_pair(self, message: Message, pair: records.LogitPair, error: RecordError | TensorError) -> None:
+    def _bury_pair(self, message: Message, row: Row, error: RecordError) -> None:
+        opened, place = row
+        pair = opened.alone(place)
         alone = records.PairBatch(pairs=[pair]).SerializeToString()
         headers = {**message.headers, RECORDS_HEADER: "1"}
         source = Message(message.kind, message.partition, message.offset, headers, alone, message.time_unix_ns)

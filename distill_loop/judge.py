@@ -10,7 +10,8 @@ import dataclasses
 
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
-from distill_loop.learner.pair import PairReader, TrainingPair
+from distill_loop.learner.pair import TrainingPair
+from distill_loop.learner.reading import PairReader, Row
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from protos import records_pb2 as records
@@ -31,6 +32,7 @@ class Fresh:
     """
 
     record: records.LogitPair
+    row: Row
     training: TrainingPair
     replayed: bool
     teacher_class: int
@@ -95,9 +97,7 @@ class Judge:
                 pair.error = RecordError(
                     f"a pair was sampled with an impossible probability of {probability:g}", "bad_probability"
                 )
-        for pair, top in zip(
-            sampled, self._reader.top_classes([pair.record.student.logits for pair in sampled]), strict=True
-        ):
+        for pair, top in zip(sampled, self._reader.top_classes([pair.row for pair in sampled]), strict=True):
             if isinstance(top, RecordError):
                 pair.error = top
             else:

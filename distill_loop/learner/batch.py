@@ -54,12 +54,20 @@ def check_row(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
         array = inputs.get(spec.name)
         if array is None:
             raise RecordError(f"a pair has no input {spec.name!r}", "wrong_inputs")
-        fits = len(array.shape) == len(spec.shape) and all(
-            want in (-1, have) for want, have in zip((1, *spec.shape[1:]), array.shape, strict=True)
-        )
-        if datatype_of(array) != spec.datatype or not fits:
-            raise RecordError(
-                f"a pair's input {spec.name!r} is {datatype_of(array)} {list(array.shape)}, "
-                f"[model] says {spec.datatype} {[1, *spec.shape[1:]]}",
-                "wrong_shape" if datatype_of(array) == spec.datatype else "wrong_datatype",
-            )
+        check_rows(spec, array, 1)
+
+
+def check_rows(spec: TensorSpec, array: Array, num_rows: int) -> None:
+    """Check that an array is so many rows of one of the model's inputs; raises as `check_row`."""
+    wanted = (num_rows, *spec.shape[1:])
+    if datatype_of(array) != spec.datatype or len(array.shape) != len(wanted):
+        reason = "wrong_datatype" if datatype_of(array) != spec.datatype else "wrong_shape"
+    elif any(want not in (-1, have) for want, have in zip(wanted, array.shape, strict=True)):
+        reason = "wrong_shape"
+    else:
+        return
+    raise RecordError(
+        f"a pair's input {spec.name!r} is {datatype_of(array)} {list(array.shape)}, "
+        f"[model] says {spec.datatype} {list(wanted)}",
+        reason,
+    )

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from protos import records_pb2 as records
+from protos.columns import pack
 from protos.records import ARM_UNIFORM, input_key, mint_record_id
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS, partition_of
@@ -96,6 +97,12 @@ class StreamWriter:
         for pair in pairs:
             batches.setdefault(partition_of(pair.input_key, self._partitions), records.PairBatch()).pairs.append(pair)
         self._publisher.publish([Message(PAIRS, place, batch.SerializeToString()) for place, batch in batches.items()])
+        self.published += [pair.record_id for pair in pairs]
+
+    def columns(self, pairs: list[records.LogitPair]) -> None:
+        """Publish copies of pairs of one form to partition 0 as one batch with columns, and remember their ids."""
+        batch = pack([records.LogitPair.FromString(pair.SerializeToString()) for pair in pairs])
+        self._publisher.publish([Message(PAIRS, 0, batch.SerializeToString(), len(pairs))])
         self.published += [pair.record_id for pair in pairs]
 
     def trial(self, batch: records.TrialBatch, pairs: list[records.LogitPair]) -> None:

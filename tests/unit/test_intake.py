@@ -16,7 +16,8 @@ from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import Intake
 from distill_loop.judge import Judge
-from distill_loop.learner.pair import PairReader, TrainingPair
+from distill_loop.learner.pair import TrainingPair
+from distill_loop.learner.reading import PairReader
 from distill_loop.learner.step import Fate, Learner
 from distill_loop.learner.student import Student
 from distill_loop.progress import Progress
@@ -170,6 +171,24 @@ def test_a_hostile_pair_is_a_dead_letter_and_the_next_is_learned(what: str, room
     assert [pair.record_id for pair in room.learner.pairs] == [make_pair(2).record_id]
     assert [records.PairBatch.FromString(letter.source.value).pairs[0] for letter in room.dead_letters()] == [hostile]
     assert room.consumer.lag() == 0
+
+
+def test_a_batch_with_columns_is_taken_in_as_one_without(room: IntakeUnderTest) -> None:
+    room.progress.live = "a" * 64
+    pairs = [make_pair(number, label=number % 2, student_label=0) for number in range(4)]
+    for pair in pairs:
+        pair.student.version = "a" * 12
+    pairs[3].record_id = b"short"
+    room.writer.columns(pairs)
+    room.writer.pairs(pairs[:1])
+
+    room.read()
+
+    assert [pair.record_id for pair in room.learner.pairs] == [pair.record_id for pair in pairs[:3]]
+    assert (room.progress.learned, room.progress.dead, room.progress.repeats) == (3, 1, 1)
+    assert room.promise.outlook("a" * 12) == Outlook(wins=1, losses=2, num=3)
+    letter = room.dead_letters()[0]
+    assert records.PairBatch.FromString(letter.source.value).pairs[0] == pairs[3]
 
 
 def test_every_dead_record_of_one_message_is_kept(room: IntakeUnderTest) -> None:
