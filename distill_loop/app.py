@@ -5,13 +5,13 @@ registry, stream) makes it wait and try again, with what it knows intact.
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import pathlib
 import signal
 import sys
 import time
-from typing import Any
 
 import structlog
 from prometheus_client import start_http_server
@@ -33,14 +33,13 @@ from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.reports import Reports
 from distill_loop.stream.streams import check_stream, letters_of, open_consumer, open_writer
-from distill_loop.telemetry import AGREEMENT, ERRORS, LAG, SPOILT_STEPS
+from distill_loop.telemetry import ERRORS
+from distill_loop.telling import Telling
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from protos.topics import PAIRS, REPORTS, TRIALS
 from registry import logs
-from registry.bundle import version_of
 from registry.config import load
 from registry.lease import Lease, LeaseHeld
-from registry.status import write_status
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 
@@ -60,7 +59,6 @@ class LoopProcess:
         self._store = store
         self._lease = lease
         self._renewed_at = time.monotonic()
-        self._status_at = 0.0
         model = settings.model
         self.progress = Progress()
         self._learner = Learner(settings.learner, model)
@@ -74,7 +72,9 @@ class LoopProcess:
             max_bytes=settings.stream.kafka.max_message_bytes // 2,
         )
         self.intake = self._make_intake()
+        self._office = self._make_office()
         self._desk = self._make_desk()
+        self._telling = self._make_telling()
         self._loop = Loop(self.intake, self._desk, self._make_memory(), deterministic=settings.loop.deterministic)
         self._log = structlog.get_logger()
 
@@ -95,9 +95,9 @@ class LoopProcess:
             max_message_bytes=settings.stream.kafka.max_message_bytes,
         )
 
-    def _make_desk(self) -> Desk:
+    def _make_office(self) -> ReleaseOffice:
         settings = self._settings
-        office = ReleaseOffice(
+        return ReleaseOffice(
             self._store,
             settings.model,
             settings.release,
@@ -106,16 +106,34 @@ class LoopProcess:
             actor=f"loop epoch {self._lease.epoch}",
             text_bytes=settings.learner.text_bytes,
         )
+
+    def _make_desk(self) -> Desk:
+        settings = self._settings
         return Desk(
             self.progress,
             self._learner,
-            office,
+            self._office,
             gate=settings.gate,
             release=settings.release,
             model=settings.model,
             promise=self._promise,
             sign_of_life=self.renew_lease,
             now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
+        )
+
+    def _make_telling(self) -> Telling:
+        return Telling(
+            self._store,
+            self._settings.model.name,
+            self.progress,
+            self._learner,
+            self._agreement,
+            self._desk,
+            self._office,
+            self._consumer,
+            self._reports,
+            epoch=self._lease.epoch,
+            every_s=self._settings.loop.status_interval_s,
         )
 
     def _make_memory(self) -> Memory:
@@ -165,75 +183,28 @@ class LoopProcess:
                     self._loop.go_on()
                     interrupted = False
                 busy = self._loop.turn()
-                self.tell_status()
+                self._telling.tell()
             except UnavailableError as error:
                 ERRORS.inc()
                 self._log.error("something is away, the loop waits", error=str(error))
                 interrupted = True
+                with contextlib.suppress(UnavailableError):  # perhaps it is the store
+                    self._telling.tell()
                 stopping.heard(UNAVAILABLE_WAIT_S)
                 continue
             if not busy:
                 stopping.heard(self._settings.loop.poll_interval_s)
         self._loop.stop()
-        self.tell_status(stopped=True)
+        self._telling.tell(stopped=True)
         self._lease.release()
         self._consumer.close()
+        self._dead_letters.close()
 
     def renew_lease(self) -> None:
         """Renew the lease when it is time to."""
         if time.monotonic() - self._renewed_at > self._settings.loop.lease_s * RENEW_AFTER:
             self._lease.renew()
             self._renewed_at = time.monotonic()
-
-    def tell_status(self, *, stopped: bool = False) -> None:
-        """Write the status object and set the gauges when it is time to."""
-        if not stopped and time.monotonic() - self._status_at < self._settings.loop.status_interval_s:
-            return
-        self._status_at = time.monotonic()
-        lag, estimate = self._consumer.lag(), self._agreement.estimate()
-        LAG.set(lag)
-        SPOILT_STEPS.set(self._learner.num_spoilt_steps)
-        if estimate:
-            for bound in ("estimate", "low", "high"):
-                AGREEMENT.labels(bound).set(getattr(estimate, bound))
-        progress = self.progress
-        body: dict[str, Any] = {
-            "process": "loop",
-            "stopped": stopped,
-            "pid": os.getpid(),
-            "epoch": self._lease.epoch,
-            "live": version_of(progress.live) if progress.live else None,
-            "pairs": {name: getattr(progress, name) for name in ("read", "learned", "held_out", "repeats", "dead")},
-            "gaps": sum(progress.gaps.values()),
-            "lag": lag,
-            "steps": self._learner.num_steps,
-            "steps_due": progress.steps_due,
-            "spoilt_steps": self._learner.num_spoilt_steps,
-            "student": self._learner.student.name,
-            "agreement": vars(estimate) if estimate else None,
-            "trial": self._trial_status(),
-            "last_cut": progress.last_cut,
-            "last_verdict": progress.last_verdict,
-        }
-        write_status(self._store, self._settings.model.name, "loop", body)
-
-    def _trial_status(self) -> dict[str, Any] | None:
-        trial, decision = self.progress.trial, self._desk.look()
-        if trial is None or decision is None:
-            return None
-        identity, cautious = trial.identity, trial.cautious()
-        return {
-            "trial_id": identity.trial_id,
-            "candidate": version_of(identity.candidate),
-            "incumbent": version_of(identity.incumbent),
-            "share": identity.share,
-            "wins": cautious.wins,
-            "losses": trial.count("loss"),
-            "pending": trial.count("pending"),
-            "total": cautious.total,
-            "log_e": decision.log_e,
-            "requests_needed": decision.requests_needed,
-        }
 
 
 def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: Stopping) -> Lease:

@@ -119,6 +119,17 @@ class Desk:
         self._log.info("first version released", version=version_of(line.digest), **line.evidence)
         save()
 
+    def report_gaps(self) -> None:
+        """Write what retention removed unread into the ledger; raises UnavailableError, and then it is tried again."""
+        gaps = self._progress.new_gaps
+        while gaps:
+            kind, partition, first, end = gaps[0]
+            self._office.report_gap(kind, partition, first, end, self._progress.live)
+            self._log.error(
+                "messages were removed before they were read", topic=kind, partition=partition, first=first, end=end
+            )
+            del gaps[0]
+
     def bootstrap_due(self) -> bool:
         """Whether there are enough teacher answers for the first version."""
         return self._progress.live is None and self._progress.kept >= max(

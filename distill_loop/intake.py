@@ -19,7 +19,7 @@ from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import ID_BYTES, Dedupe
 from distill_loop.stream.reports import Reports
-from distill_loop.telemetry import DEAD, PAIRS, STEPS
+from distill_loop.telemetry import DEAD, GAPS, PAIRS, STEPS
 from protos import records_pb2 as records
 from protos import topics
 from protos.errors import RecordError
@@ -214,6 +214,7 @@ class Intake:
 
     def _note_gaps(self) -> None:
         for gap in self._consumer.take_gaps():
+            GAPS.labels(gap.kind).inc(gap.end - gap.first)
             self._progress.gaps[gap.kind] = self._progress.gaps.get(gap.kind, 0) + gap.end - gap.first
             if gap.kind != topics.REPORTS:  # each report says what the ones before said
                 self._progress.new_gaps.append((gap.kind, gap.partition, gap.first, gap.end))

@@ -51,6 +51,7 @@ class Loop:
     def _go_round(self, messages: list[Message], max_steps: int | None) -> bool:
         self._intake.take(messages)
         num_steps = self._intake.learn(max_steps)
+        self._desk.report_gaps()
         released = self._desk.close_decided_trial()
         if self._desk.bootstrap_due():
             self._desk.bootstrap(self._memory.save)

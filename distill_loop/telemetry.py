@@ -24,6 +24,17 @@ TRIAL_LOG_EVIDENCE = Gauge(
     "everstill_loop_trial_log_evidence", "Natural log of the open trial's evidence; 0 without one."
 )
 LAG = Gauge("everstill_loop_lag_messages", "Stream messages that wait to be read.")
+OLDEST_WAITING = Gauge(
+    "everstill_loop_oldest_waiting_s",
+    "Time that the oldest unread message has waited on the stream, in seconds; 0 where none waits.",
+)
+STALENESS = Gauge(
+    "everstill_loop_staleness_s",
+    "Age of the newest pair that the live version knows, in seconds; 0 before the first version.",
+)
+GAPS = Counter(
+    "everstill_loop_gap_messages_total", "Messages that retention removed before they were read, by topic.", ["kind"]
+)
 CHECKPOINTS = Counter("everstill_loop_checkpoints_total", "Checkpoints written.")
 CHECKPOINT_S = Gauge("everstill_loop_checkpoint_s", "Time that the newest checkpoint took, in seconds.")
 ERRORS = Counter("everstill_loop_unavailable_total", "Steps that something missing (disk, registry, stream) made wait.")

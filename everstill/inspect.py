@@ -89,7 +89,7 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
     lines = Ledger(store, settings.model.name).lines()
     pointers = Pointers(store, settings.model.name)
     live, trial = pointers.live(), pointers.trial()
-    all_digests = {line.digest for line in lines} | ({trial.candidate} if trial else set())
+    all_digests = {line.digest for line in lines if line.digest} | ({trial.candidate} if trial else set())
     digests = sorted(digest for digest in all_digests if digest.startswith(version))
     if len(digests) != 1:
         known = ", ".join(sorted(map(version_of, all_digests))) or "none yet"
@@ -183,6 +183,7 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
             f"  agreement {agreement['estimate']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] "
             f"over {agreement['num']} sampled requests"
         )
+    lines += _stream(process)
     if pairs := process.get("pairs"):
         lines.append("  pairs " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pairs.items()))
     if cut := process.get("last_cut"):
@@ -193,6 +194,24 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
         memory = f", {added / 2**20:.0f} MiB for each one more" if added else ""
         lines.append(f"  {len(workers)} workers{memory}, {sum(one.get('restarts', 0) for one in workers)} restarts")
     lines += [f"  refused {one['version']}: {one['reason']}" for one in process.get("refused", [])]
+    return lines
+
+
+def _stream(process: dict[str, Any]) -> list[str]:
+    """Return how far a loop is behind its stream, and what of the stream is not accounted for."""
+    lines = [f"  it waits for the stream: {process['away']}"] if process.get("away") else []
+    if (lag := process.get("lag")) is not None:
+        waited, stale = process.get("oldest_waiting_s"), process.get("staleness_s")
+        oldest = f", the oldest for {waited:.0f} s" if lag and waited is not None else ""
+        knows = f"; the newest pair that the live version knows is {stale:,.0f} s old" if stale is not None else ""
+        lines.append(f"  {lag:,} messages wait to be read{oldest}{knows}")
+    accounts = process.get("accounts") or {}
+    if accounts.get("accepted") is not None:
+        lines.append(
+            f"  the stream took {accounts['accepted']:,} pairs, {accounts['read']:,} were read, {accounts['open']:,} are open"
+        )
+    if gaps := process.get("gaps"):
+        lines.append(f"  {gaps:,} messages were removed by retention before they were read: see everstill versions")
     return lines
 
 
@@ -218,13 +237,21 @@ def render_versions(body: dict[str, Any]) -> str:
         table.add_row(
             str(line["number"]),
             time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(line["time_unix_s"])),
-            line["kind"],
+            _decision(line),
             line["version"],
             *(str(evidence.get(name, "")) for name in ("wins", "losses", "total")),
             _power(evidence["log_e"]) if gated else "",
             f"{1 / evidence['alpha']:.3g}" if gated else "",
         )
     return _text(table)
+
+
+def _decision(line: dict[str, Any]) -> str:
+    """Return what a ledger line decided; of a gap, which messages are gone."""
+    if line["kind"] != "gap":
+        return str(line["kind"])
+    gap = line["evidence"]
+    return f"gap: {gap['topic']}/{gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"
 
 
 def render_show(body: dict[str, Any]) -> str:

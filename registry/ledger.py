@@ -18,7 +18,7 @@ from protos.errors import FormatError
 from registry.sections import Section
 from registry.store import AlreadyExists, NotFound, ObjectStore
 
-Kind = Literal["bootstrap", "promote", "reject", "inconclusive", "rollback"]
+Kind = Literal["bootstrap", "promote", "reject", "inconclusive", "rollback", "gap"]
 GENESIS = "0" * 64
 
 
@@ -27,7 +27,7 @@ class LedgerError(FormatError):
 
 
 class Line(Section):
-    """One decision. `hash` covers every other field, `previous_hash` included."""
+    """One decision, or (`gap`) what retention removed before it was learned from; its digest is then the live version's, or empty. `hash` covers every other field, `previous_hash` included."""
 
     number: int
     kind: Kind

@@ -21,7 +21,7 @@ from distill_loop.release.export import Exporter
 from distill_loop.release.first_version import examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from protos.tensors import Array
-from registry.bundle import MODEL, fetch_bundle, write_bundle
+from registry.bundle import MODEL, fetch_bundle, read_manifest, write_bundle
 from registry.ledger import Kind, Ledger, Line
 from registry.pointers import Live, Pointers, Trial
 from registry.sections import ModelSection
@@ -59,6 +59,7 @@ class ReleaseOffice:
         self.ledger = Ledger(store, model.name)
         self._exporter = Exporter(model, text_bytes=text_bytes)
         self._artifacts: dict[str, Artifact] = {}
+        self._newest_pair = ("", 0.0)
         self._log = structlog.get_logger()
 
     def export(
@@ -147,6 +148,29 @@ class ReleaseOffice:
             rows_digest=hashlib.sha256(rows).hexdigest(),
             actor=self._actor,
         )
+
+    def report_gap(self, kind: str, partition: int, first: int, end: int, live: str | None) -> None:
+        """Write down that offsets `first` up to `end` of a topic's partition were removed unread; may be repeated.
+
+        A loop that was killed finds the same gap again, and then perhaps a longer one: what is in the ledger already stays as it is, and a further line
+        says the rest.
+        """
+        while first < end:
+            line = self.ledger.append(
+                kind="gap",
+                trial_id=f"gap-{kind}-{partition}-{first}",
+                digest=live or "",
+                previous_digest=None,
+                evidence={"topic": kind, "partition": partition, "first": first, "end": end, "messages": end - first},
+                actor=self._actor,
+            )
+            first = int(line.evidence["end"])
+
+    def newest_pair_unix_s(self, digest: str) -> float:
+        """Return the time of the newest pair that a version knows, 0 where its manifest doesn't say."""
+        if digest != self._newest_pair[0]:
+            self._newest_pair = digest, read_manifest(self._store, digest).newest_pair_unix_s
+        return self._newest_pair[1]
 
     def apply_ledger(self) -> Line | None:
         """Make the live pointer say what the newest deciding line says, and return that line; may be repeated at any time."""

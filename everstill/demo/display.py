@@ -90,6 +90,8 @@ def describe_line(line: Line) -> str:
     evidence, version = line.evidence, version_of(line.digest)[:6]
     if line.kind == "bootstrap":
         return f"[bold]first version[/] {version}, trained on {evidence.get('pairs')} teacher answers"
+    if line.kind == "gap":
+        return f"[bold yellow]gap[/]: {evidence.get('messages')} messages of {evidence.get('topic')} were removed before they were read"
     counts = f"{evidence.get('wins')} wins, {evidence.get('losses')} losses in {evidence.get('total')} trial requests"
     e, needed = math.exp(min(float(evidence.get("log_e", 0.0)), 700.0)), 1 / float(evidence.get("alpha", 0.01))
     word = {"promote": "[bold green]PASS[/]", "reject": "[bold red]FAIL[/]"}.get(

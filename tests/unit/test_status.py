@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from registry.ledger import Ledger
 from registry.pointers import Pointers, Trial
 from registry.status import write_status
 from registry.store import open_store
@@ -74,6 +75,37 @@ def test_status_says_why_nothing_improves_and_what_a_worker_takes(folder: pathli
 
     assert "newest candidate dddddddddddd refused: latency 80 ms is over 50 ms" in text
     assert "2 workers, 42 MiB for each one more, 1 restarts" in text
+
+
+def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folder: pathlib.Path) -> None:
+    store = open_store(str(folder / "registry"))
+    accounts = {"accepted": 1234, "read": 1200, "open": 34}
+    body = {
+        "process": "loop",
+        "lag": 7,
+        "oldest_waiting_s": 3.2,
+        "staleness_s": 1500.0,
+        "accounts": accounts,
+        "gaps": 5,
+    }
+    write_status(store, "filetypes", "loop", body)
+    gap = {"topic": "pairs", "partition": 2, "first": 10, "end": 15, "messages": 5}
+    live = Pointers(store, "filetypes").live()
+    assert live is not None
+    Ledger(store, "filetypes").append(
+        kind="gap", trial_id="gap-pairs-2-10", digest=live.digest, previous_digest=None, evidence=gap, actor="a test"
+    )
+
+    text = everstill("status", cwd=folder).stdout
+    shown = everstill("show", live.digest[:6], cwd=folder).stdout
+
+    assert "7 messages wait to be read, the oldest for 3 s" in text
+    assert "the newest pair that the live version knows is 1,500 s old" in text
+    assert "the stream took 1,234 pairs, 1,200 were read, 34 are open" in text
+    assert "5 messages were removed by retention" in text
+    assert "gap: pairs/2, offsets 10 to 14" in everstill("versions", cwd=folder).stdout
+    assert "gap: topic pairs, partition 2, first 10, end 15" in shown
+    assert Pointers(store, "filetypes").live() == live
 
 
 SEVERAL = """

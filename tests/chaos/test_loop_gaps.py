@@ -1,0 +1,102 @@
+"""The loop was down for too long: what retention removed meanwhile is in the ledger with its exact offsets, once, whatever happens in between."""
+
+import pathlib
+
+import pytest
+from obstore.store import MemoryStore
+
+from distill_loop.loop import Loop
+from protos.embedded_stream import connect
+from protos.errors import UnavailableError
+from registry.ledger import Ledger, Line
+from registry.pointers import Pointers
+from registry.store import ObjectStore
+from tests.support.crash_points import start
+from tests.support.faults import Fault, FaultyStore, Killed
+from tests.support.loops import CONFIG, MODEL
+from tests.support.publishing import StreamWriter, make_pair
+
+
+class Stream:
+    """A stream of one partition whose oldest messages go."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        (folder / "everstill.toml").write_text(CONFIG.replace("partitions = 2", "partitions = 1"))
+        self._writer = StreamWriter(folder / "stream.sqlite", MODEL, 1)
+        self._number = 0
+
+    def publish(self, num_messages: int) -> None:
+        """Publish messages of one pair."""
+        for _ in range(num_messages):
+            self._writer.pairs([make_pair(self._number)])
+            self._number += 1
+
+    def remove_before(self, offset: int) -> None:
+        """Remove messages as retention does."""
+        connection = connect(self.folder / "stream.sqlite")
+        connection.execute("DELETE FROM message WHERE offset < ?", (offset,))
+        connection.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+def gaps_of(store: ObjectStore) -> list[Line]:
+    ledger = Ledger(store, MODEL)
+    ledger.verify()
+    return [line for line in ledger.lines() if line.kind == "gap"]
+
+
+def offsets_of(lines: list[Line]) -> list[tuple[int, int]]:
+    return [(line.evidence["first"], line.evidence["end"]) for line in lines]
+
+
+def read_once(loop: Loop) -> None:
+    """Start a loop, let it go round once, and stop it."""
+    loop.start()
+    loop.turn()
+    loop.stop()
+
+
+@pytest.mark.parametrize("pattern", [None, "ledger/", "/checkpoints/", "/checkpoint.json"])
+def test_a_gap_is_in_the_ledger_once_with_its_offsets(pattern: str | None, tmp_path: pathlib.Path) -> None:
+    stream, backend = Stream(tmp_path), MemoryStore()
+    stream.publish(10)
+    loop = start(tmp_path, ObjectStore(backend))._loop
+    read_once(loop)
+    stream.publish(10)
+    stream.remove_before(14)
+
+    if pattern is not None:
+        killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed")))._loop
+        with pytest.raises(Killed):
+            read_once(killed)
+        stream.remove_before(16)  # while it is down again
+    process = start(tmp_path, ObjectStore(backend))
+    read_once(process._loop)
+    stream.close()
+
+    longer = [(14, 16)] if pattern in ("ledger/", "/checkpoints/") else []  # the first line says what was known then
+    assert offsets_of(gaps_of(ObjectStore(backend))) == [(10, 14), *longer]
+    assert process.progress.gaps == {"pairs": 6 if longer else 4}
+    assert process.progress.read + process.progress.gaps["pairs"] == 20
+    assert Pointers(ObjectStore(backend), MODEL).live() is None
+
+
+def test_a_registry_that_is_away_is_told_of_the_gap_later(tmp_path: pathlib.Path) -> None:
+    stream, backend = Stream(tmp_path), MemoryStore()
+    stream.publish(5)
+    stream.remove_before(3)
+    process = start(tmp_path, FaultyStore(backend, Fault("ledger/", 1, "before", "unavailable")))
+    process._loop.start()
+    with pytest.raises(UnavailableError, match="a fault of this test"):
+        process._loop.turn()
+
+    process._loop.go_on()
+    process._loop.turn()
+    process._loop.stop()
+    stream.close()
+
+    assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 3)]

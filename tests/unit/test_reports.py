@@ -1,0 +1,101 @@
+"""Capture reports in the loop: the newest of each source counts, over restarts of it and of the loop, and the accounts close."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill_loop.progress import Progress
+from distill_loop.stream.reports import MAX_SOURCES, Reports
+from distill_loop.telling import accounts_of
+from protos import records_pb2 as records
+from protos.topics import PAIRS
+
+
+def make_report(
+    *,
+    gateway: str = "g",
+    worker: int = 0,
+    epoch: int = 1,
+    time: int = 0,
+    seen: int = 0,
+    accepted: int = 0,
+    pending: int = 0,
+) -> records.CaptureReport:
+    report = records.CaptureReport(gateway=gateway, worker=worker, epoch=epoch, time_unix_ns=time, mirror=accepted > 0)
+    stratum = report.strata.add(stratum="all", seen=seen, pending=pending, confidence_sum=seen / 2)
+    stratum.arms.add(arm="uniform", taken=seen // 2)
+    report.topics.add(kind=PAIRS, messages=accepted, records=2 * accepted)
+    return report
+
+
+def test_a_report_replaces_the_one_before_it() -> None:
+    reports = Reports()
+    for seen in (10, 20, 30):
+        reports.take(make_report(seen=seen, pending=seen // 10, time=seen))
+    reports.take(make_report(seen=20, time=20))  # a spool gave it again
+
+    assert reports.strata()["all"]["seen"] == 30
+    assert reports.strata()["all"]["pending"] == 3
+    assert reports.strata()["all"]["arms"] == {"uniform": 15}
+    assert reports.strata()["all"]["mean_confidence"] == 0.5
+
+
+def test_workers_and_mirrors_of_several_gateways_add_up() -> None:
+    reports = Reports()
+    for gateway in "ab":
+        for worker in range(2):
+            reports.take(make_report(gateway=gateway, worker=worker, seen=10))
+        reports.take(make_report(gateway=gateway, accepted=3))
+
+    assert reports.strata()["all"]["seen"] == 40
+    assert reports.accepted() == {PAIRS: 12}
+
+
+def test_a_source_that_begins_again_keeps_what_it_had_counted_and_nothing_of_what_waited() -> None:
+    reports = Reports()
+    reports.take(make_report(epoch=1, seen=10, pending=4))
+    reports.take(make_report(epoch=2, seen=5, pending=1))
+    reports.take(make_report(epoch=1, seen=11, pending=4))  # late
+
+    assert (reports.strata()["all"]["seen"], reports.strata()["all"]["pending"]) == (15, 1)
+
+
+def test_very_many_sources_are_summed_up() -> None:
+    reports = Reports()
+    for number in range(MAX_SOURCES + 5):
+        reports.take(make_report(gateway=f"g-{number}", seen=2))
+
+    assert reports.strata()["all"]["seen"] == 2 * (MAX_SOURCES + 5)
+    assert len(reports.state_dict()["newest"]) == MAX_SOURCES
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.integers(1, 3), st.integers(0, 9)), max_size=20),
+    st.data(),
+)
+def test_a_restart_in_between_changes_no_count(told: list[tuple[str, int, int, int]], data: st.DataObject) -> None:
+    split = data.draw(st.integers(0, len(told)))
+    straight, first, second = Reports(), Reports(), Reports()
+    sent = [
+        make_report(gateway=gateway, worker=worker, epoch=epoch, seen=seen) for gateway, worker, epoch, seen in told
+    ]
+    for report in sent:
+        straight.take(report)
+
+    for report in sent[:split]:
+        first.take(report)
+    second.load_state_dict(first.state_dict())
+    for report in sent[split:]:
+        second.take(report)
+
+    assert second.strata() == straight.strata()
+    assert second.accepted() == straight.accepted()
+
+
+def test_the_accounts_say_what_is_open() -> None:
+    reports, progress = Reports(), Progress(read=17, learned=9, held_out=1, repeats=2, dead=3, refused=2, replayed=1)
+    assert accounts_of(progress, reports)["open"] is None
+
+    reports.take(make_report(accepted=10))
+
+    assert accounts_of(progress, reports)["accepted"] == 20
+    assert accounts_of(progress, reports)["open"] == 4
