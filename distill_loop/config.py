@@ -167,6 +167,18 @@ class LoopSection(Section):
     agreement_window: int = Field(
         500, description="Newest uniform-arm pairs that progressive agreement rests on.", ge=10
     )
+    label_window_s: float = Field(
+        7 * 86_400.0,
+        description="Time after a row was answered in which feedback on it counts, in seconds, by the gateways' clocks; later feedback "
+        "is counted as late.",
+        gt=0,
+    )
+    label_records: int = Field(
+        200_000,
+        description="Newest uniform-arm rows that are remembered for a label to come, and newest labels that wait for their row; "
+        "about 0.2 KB of memory each.",
+        ge=1,
+    )
     status_interval_s: float = Field(1.0, description="Time between two status objects, in seconds.", gt=0)
     dedupe_records: int = Field(1_000_000, description="Newest record ids remembered, to count each once.", ge=1)
     nice: int = Field(10, description="Niceness of the loop: it gives way to serving.", ge=0, le=19)

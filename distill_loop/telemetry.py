@@ -20,6 +20,15 @@ UNPROMISING = Counter(
 AGREEMENT = Gauge(
     "everstill_loop_agreement_ratio", "Progressive agreement of the served student with the teacher.", ["bound"]
 )
+LABELS = Counter("everstill_loop_labels_total", "Labels read from the stream, by what became of them.", ["outcome"])
+LABELS_WAITING = Gauge(
+    "everstill_loop_labels_waiting", "Labels whose row has not come, and may never: most rows are not sampled."
+)
+LABEL_ACCURACY = Gauge(
+    "everstill_loop_label_accuracy_ratio",
+    "Share of labelled uniform-arm rows on which student or teacher said what the label says, weighted by one over the sampling probability.",
+    ["of", "bound"],
+)
 TRIAL_LOG_EVIDENCE = Gauge(
     "everstill_loop_trial_log_evidence", "Natural log of the open trial's evidence; 0 without one."
 )
