@@ -52,13 +52,17 @@ class EmbeddedConsumer:
         """
         messages = []
         with self._reading() as connection:
-            self._begin_again_where_replaced(self._ends(connection))
+            ends = self._ends(connection)
+            self._begin_again_where_replaced(ends)
             for (kind, partition), offset in self._positions.items():
                 rows = connection.execute(
                     "SELECT offset, headers, value, time_unix_ns FROM message WHERE topic = ? AND partition = ? AND offset >= ?"
                     " ORDER BY offset LIMIT ?",
                     (self._names[kind], partition, offset, max_messages),
                 ).fetchall()
+                if not rows and offset < ends[kind, partition]:  # all that was there is gone
+                    self._gaps.append(Gap(kind, partition, offset, ends[kind, partition]))
+                    self._positions[kind, partition] = ends[kind, partition]
                 messages += [
                     Message(kind, partition, found, _headers_of(headers), value, time_ns)
                     for found, headers, value, time_ns in rows

@@ -2,13 +2,17 @@
 
 import os
 
+import structlog
+
 from distill_loop.stream.consumer import Consumer
 from distill_loop.stream.dead_letter import MAX_KNOWN, Letter, read_letters
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from distill_loop.stream.embedded_writer import EmbeddedWriter
+from distill_loop.stream.kafka_consumer import KafkaConsumer
 from distill_loop.stream.writer import Writer
 from protos.errors import UnavailableError
 from protos.topics import DEAD, PAIRS
+from registry.kafka_options import Unreachable
 from registry.sections import StreamSection
 
 
@@ -18,6 +22,8 @@ def open_consumer(settings: StreamSection, model: str, partitions: dict[str, int
     Args:
         partitions: number of partitions by kind.
     """
+    if settings.kafka.bootstrap:
+        return KafkaConsumer(settings, model, partitions)
     return EmbeddedConsumer(settings.path, model, partitions, prefix=settings.prefix)
 
 
@@ -39,12 +45,17 @@ def check_stream(settings: StreamSection, model: str) -> None:
     """Open the stream once: one that will never do is said at the start, whereas a stream that goes away later is waited for.
 
     Raises:
-        UnavailableError: it can't be opened or written.
+        UnavailableError: it can't be opened or written, brokers refuse us, or a topic is missing.
+        ConfigurationError: a certificate's file can't be used.
     """
     consumer = open_consumer(settings, model, {PAIRS: settings.partitions})
-    consumer.lag()
-    consumer.close()
-    if not os.access(settings.path, os.W_OK):
+    try:
+        consumer.lag()
+    except Unreachable as error:
+        structlog.get_logger().warning("the stream is away, it is waited for", error=str(error))
+    finally:
+        consumer.close()
+    if not settings.kafka.bootstrap and not os.access(settings.path, os.W_OK):
         raise UnavailableError(
             f"the stream {settings.path} can't be written", fix="Check stream.path and its permissions"
         )

@@ -1,0 +1,288 @@
+"""Kafka as the stream, its reading side: partitions assigned by hand, no group, offsets from the loop's checkpoint.
+
+Decides how much is read ahead (bounded in messages and bytes: while there is enough, no broker is asked, docs/decisions/0009), and
+what an offset means that the broker doesn't have. Below its log, retention took messages: a gap. Above it, the topic is another one
+than before: it is read from its start. A jump inside the log (a transaction's marker) is no gap: no message was there.
+
+The broker is away when it answers neither with messages nor to a question about its offsets: then the client is put away and made
+anew in a thread of its own, and every call raises at once. One thread.
+"""
+
+import collections
+import itertools
+import time
+from typing import Any, Literal
+
+import kafka
+import kafka.errors
+import structlog
+
+from distill_loop.stream.consumer import Gap, Message, Position
+from protos.errors import EverstillError, UnavailableError
+from protos.topics import topic
+from registry.connecting import Connection
+from registry.kafka_options import CONNECT_TIMEOUT_S, Attempt, Unreachable, check_partitions, options, unreachable
+from registry.sections import KafkaSection, StreamSection
+
+#: Bytes that are read ahead, in all partitions together, and one answer of each broker more.
+MAX_WAITING_BYTES = 32 * 2**20
+#: Messages that are read ahead.
+MAX_WAITING = 4096
+#: Bytes that one answer of a broker brings, in all and of one partition.
+FETCH_BYTES = 16 * 2**20
+PARTITION_FETCH_BYTES = 4 * 2**20
+#: Longest wait for messages that the broker is known to have.
+FETCH_WAIT_S = 0.1
+#: A broker that brought nothing for so long is asked for its offsets, and has so long to answer.
+QUIET_S = 1.0
+ANSWER_S = 2.0
+#: A broker that doesn't answer a request within this is disconnected.
+REQUEST_TIMEOUT_MS = 5000
+
+
+class KafkaConsumer:
+    """Reads some topics of one model. It connects at its first use.
+
+    Args:
+        partitions: number of partitions by kind.
+    """
+
+    def __init__(self, settings: StreamSection, model: str, partitions: dict[str, int]) -> None:
+        self._settings = settings.kafka
+        self._model = model
+        self._partitions = {topic(model, kind, settings.prefix): count for kind, count in partitions.items()}
+        self._places: dict[Position, kafka.TopicPartition] = {
+            (kind, partition): kafka.TopicPartition(topic(model, kind, settings.prefix), partition)
+            for kind, count in partitions.items()
+            for partition in range(count)
+        }
+        self._of_place = {place: position for position, place in self._places.items()}
+        self._positions: dict[Position, int] = dict.fromkeys(self._places, 0)
+        self._waiting: dict[Position, collections.deque[Message]] = {one: collections.deque() for one in self._places}
+        self._num_bytes = 0
+        #: Gaps that begin after messages that wait.
+        self._coming: dict[Position, collections.deque[Gap]] = {one: collections.deque() for one in self._places}
+        self._gaps: list[Gap] = []
+        self._connection = Connection(self._connect, _put_away, name=f"kafka-consumer-{model}")
+        self._client: Any = None
+        self._answered_at = 0.0
+        self._connect_wait_s = CONNECT_TIMEOUT_S + 1.0
+
+    def positions(self) -> dict[Position, int]:
+        """Return the next offset of each partition."""
+        return dict(self._positions)
+
+    def seek(self, positions: dict[Position, int]) -> None:
+        """Read on from these offsets; partitions that are not named stay where they are, at the start in the beginning."""
+        for position, offset in positions.items():
+            if position not in self._positions:
+                continue
+            self._positions[position] = offset
+            self._forget(position)
+            if self._client is not None:
+                self._client.seek(self._places[position], offset)
+
+    def poll(self, max_messages: int) -> list[Message]:
+        """Return the next messages, at most `max_messages` of each partition; `advance` moves past one of them.
+
+        Waits a moment where the broker is known to have some that haven't come yet.
+
+        Raises:
+            UnavailableError: no broker answers, or a topic is missing.
+        """
+        self._read(max_messages)
+        return [message for waiting in self._waiting.values() for message in _first(waiting, max_messages)]
+
+    def advance(self, message: Message) -> None:
+        """Move past a message that was dealt with."""
+        position = (message.kind, message.partition)
+        waiting = self._waiting[position]
+        while waiting and waiting[0].offset <= message.offset:
+            self._num_bytes -= len(waiting.popleft().value)
+        self._positions[position] = message.offset + 1
+        self._note_gaps(position)
+
+    def take_gaps(self) -> list[Gap]:
+        """Return the gaps that were found since the last call, oldest first."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def lag(self) -> int:
+        """Return how many messages wait to be read; raises as `poll`."""
+        ends = self._ask("end_offsets")
+        return sum(max(0, ends[self._places[position]] - offset) for position, offset in self._positions.items())
+
+    def oldest_waiting_unix_ns(self) -> int | None:
+        """Return when the stream took the oldest message that wasn't advanced past, None where none waits; raises as `poll`."""
+        self._read(1)
+        return min((waiting[0].time_unix_ns for waiting in self._waiting.values() if waiting), default=None)
+
+    def close(self) -> None:
+        """Let go of the brokers."""
+        self._client = None
+        self._connection.close()
+
+    def _read(self, max_messages: int) -> None:
+        """Read ahead, until each partition has its messages or the broker has no more."""
+        client = self._reach()
+        end = time.monotonic() + FETCH_WAIT_S
+        while room := self._room(max_messages):
+            wait_s = 0.0
+            if not any(self._waiting.values()) and self._behind(client):
+                wait_s = max(0.0, end - time.monotonic())
+            try:
+                found = client.poll(timeout_ms=int(wait_s * 1000), max_records=room)
+            except kafka.errors.OffsetOutOfRangeError:
+                self._find_again(client)
+                continue
+            except kafka.errors.KafkaError as error:
+                raise self._lost(error) from None
+            if not found:
+                break
+            for place, records in found.items():
+                self._take(self._of_place[place], records)
+        if time.monotonic() - self._answered_at > QUIET_S and not any(self._waiting.values()):
+            self._ask("end_offsets")
+
+    def _room(self, max_messages: int) -> int:
+        """Return how many messages may be read ahead, 0 while there are enough: no broker is asked then, and they keep the rest."""
+        counts = [len(waiting) for waiting in self._waiting.values()]
+        if self._num_bytes >= MAX_WAITING_BYTES or min(counts) >= max_messages:
+            return 0
+        return max(0, MAX_WAITING - sum(counts))
+
+    def _behind(self, client: Any) -> bool:
+        """Return whether a partition may have messages that weren't read ahead."""
+        for position, place in self._places.items():
+            end = client.highwater(place)
+            if end is None or end > self._next(position):
+                return True
+        return False
+
+    def _take(self, position: Position, records: list[Any]) -> None:
+        self._answered_at = time.monotonic()
+        kind, partition = position
+        for record in records:
+            value = bytes(record.value or b"")
+            headers = {name: (text or b"").decode(errors="replace") for name, text in record.headers}
+            time_ns = max(0, record.timestamp) * 1_000_000
+            self._waiting[position].append(Message(kind, partition, record.offset, headers, value, time_ns))
+            self._num_bytes += len(value)
+
+    def _find_again(self, client: Any) -> None:
+        """Go to the start of each log that doesn't reach back, or up, to our position."""
+        begins, ends = self._ask("beginning_offsets"), self._ask("end_offsets")
+        for position, place in self._places.items():
+            begin, offset = begins[place], self._next(position)
+            if offset > ends[place]:
+                structlog.get_logger().error(
+                    "the stream was replaced, it is read from its start",
+                    kind=position[0],
+                    partition=position[1],
+                    offset=offset,
+                )
+                self._forget(position)
+                self._positions[position] = offset = 0
+                client.seek(place, begin)
+            if offset < begin:
+                client.seek(place, begin)
+                self._coming[position].append(Gap(*position, offset, begin))
+                self._note_gaps(position)
+
+    def _note_gaps(self, position: Position) -> None:
+        """Move past the gaps that begin where everything before them was dealt with."""
+        coming = self._coming[position]
+        while coming and coming[0].first == self._positions[position]:
+            gap = coming.popleft()
+            self._gaps.append(gap)
+            self._positions[position] = gap.end
+
+    def _next(self, position: Position) -> int:
+        """Return the offset that is read next."""
+        waiting, coming = self._waiting[position], self._coming[position]
+        return max(self._positions[position], waiting[-1].offset + 1 if waiting else 0, coming[-1].end if coming else 0)
+
+    def _forget(self, position: Position) -> None:
+        self._num_bytes -= sum(len(message.value) for message in self._waiting[position])
+        self._waiting[position].clear()
+        self._coming[position].clear()
+
+    def _reach(self) -> Any:
+        """Return the client, at the offsets that are read next.
+
+        Raises:
+            UnavailableError: there is none yet.
+        """
+        client = self._connection.get(self._connect_wait_s)
+        self._connect_wait_s = 0.0
+        if client is None:
+            raise self._connection.error or Unreachable(f"Kafka at {self._settings.bootstrap} is away")
+        if client is not self._client:
+            client.assign(list(self._of_place))
+            for position, place in self._places.items():
+                client.seek(place, self._next(position))
+            self._client, self._answered_at = client, time.monotonic()
+        return client
+
+    def _ask(self, what: Literal["beginning_offsets", "end_offsets"]) -> dict[kafka.TopicPartition, int]:
+        client = self._reach()
+        try:
+            offsets: dict[kafka.TopicPartition, int] = getattr(client, what)(
+                list(self._of_place), timeout_ms=int(ANSWER_S * 1000)
+            )
+        except kafka.errors.KafkaError as error:
+            raise self._lost(error) from None
+        self._answered_at = time.monotonic()
+        return offsets
+
+    def _lost(self, error: Exception) -> UnavailableError:
+        self._client = None
+        self._connection.give_up()
+        return unreachable(self._settings, error)
+
+    def _connect(self) -> Any:
+        client = connect(self._settings, f"everstill-loop-{self._model}")
+        try:
+            found = {name: len(client.partitions_for_topic(name)) for name in client.topics() & set(self._partitions)}
+            check_partitions(self._partitions, found)
+        except kafka.errors.KafkaError as error:
+            _put_away(client)
+            raise unreachable(self._settings, error) from None
+        except EverstillError:
+            _put_away(client)
+            raise
+        return client
+
+
+def connect(settings: KafkaSection, client_id: str) -> Any:
+    """Return a client that reads without a group, and from nowhere else than it is told.
+
+    Raises:
+        UnavailableError: no broker answers, or they refuse us. ConfigurationError: a certificate can't be used.
+    """
+    attempt = Attempt(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"])
+    try:
+        return kafka.KafkaConsumer(
+            **options(settings),
+            kafka_client=attempt,
+            client_id=client_id,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            enable_incremental_fetch_sessions=False,
+            fetch_max_wait_ms=100,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+    except (kafka.errors.KafkaError, OSError) as error:
+        attempt.abandon()
+        raise unreachable(settings, error, attempt.why()) from None
+
+
+def _first(waiting: collections.deque[Message], count: int) -> list[Message]:
+    return list(itertools.islice(waiting, count))
+
+
+def _put_away(client: Any) -> None:
+    client.close(autocommit=False, timeout_ms=int(CONNECT_TIMEOUT_S * 1000))
