@@ -23,6 +23,7 @@ from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
 from distill_loop.intake import Intake
 from distill_loop.judge import Judge
+from distill_loop.labels import Labels
 from distill_loop.learner.reading import PairReader
 from distill_loop.learner.step import Learner
 from distill_loop.loop import Loop
@@ -36,7 +37,7 @@ from distill_loop.stream.streams import check_stream, letters_of, open_consumer,
 from distill_loop.telemetry import ERRORS
 from distill_loop.telling import Telling
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
-from protos.topics import PAIRS, REPORTS, TRIALS
+from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
 from registry.config import load
 from registry.lease import Lease, LeaseHeld
@@ -64,7 +65,14 @@ class LoopProcess:
         self._learner = Learner(settings.learner, model)
         self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
         self._promise, self._dedupe, self._reports = Promise(), Dedupe(settings.loop.dedupe_records), Reports()
-        kinds = {TRIALS: 1, PAIRS: settings.stream.partitions, REPORTS: 1}
+        self._labels = Labels(
+            num_classes=model.num_classes,
+            window_s=settings.loop.label_window_s,
+            max_records=settings.loop.label_records,
+            rows=settings.loop.agreement_window,
+        )
+        partitions = settings.stream.partitions
+        kinds = {TRIALS: 1, PAIRS: partitions, LABELS: partitions, REPORTS: 1}
         self._consumer = open_consumer(settings.stream, model.name, kinds)
         self._dead_letters = DeadLetters(
             open_writer(settings.stream, model.name),
@@ -93,6 +101,7 @@ class LoopProcess:
             settings=settings.learner,
             max_messages=settings.loop.max_messages,
             max_message_bytes=settings.stream.kafka.max_message_bytes,
+            labels=self._labels,
         )
 
     def _make_office(self) -> ReleaseOffice:
@@ -132,6 +141,7 @@ class LoopProcess:
             self._office,
             self._consumer,
             self._reports,
+            self._labels,
             epoch=self._lease.epoch,
             every_s=self._settings.loop.status_interval_s,
         )
@@ -145,6 +155,7 @@ class LoopProcess:
             "agreement": self._agreement,
             "promise": self._promise,
             "reports": self._reports,
+            "labels": self._labels,
         }
         return Memory(
             self._store,

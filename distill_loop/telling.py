@@ -10,6 +10,7 @@ from typing import Any
 
 from distill_loop.desk import Desk
 from distill_loop.gates.agreement import ProgressiveAgreement
+from distill_loop.labels import Labels
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
@@ -44,6 +45,7 @@ class Telling:
         office: ReleaseOffice,
         consumer: Consumer,
         reports: Reports,
+        labels: Labels,
         *,
         epoch: int,
         every_s: float,
@@ -57,6 +59,7 @@ class Telling:
         self._office = office
         self._consumer = consumer
         self._reports = reports
+        self._labels = labels
         self._epoch = epoch
         self._every_s = every_s
         self._told_at = 0.0
@@ -103,6 +106,7 @@ class Telling:
             "spoilt_steps": learner.num_spoilt_steps,
             "student": learner.student.name,
             "agreement": vars(estimate) if estimate else None,
+            "labels": self._labels.status(),
             "trial": self._trial(),
             "last_cut": progress.last_cut,
             "last_verdict": progress.last_verdict,

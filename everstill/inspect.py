@@ -183,6 +183,7 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
             f"  agreement {agreement['estimate']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}] "
             f"over {agreement['num']} sampled requests"
         )
+    lines += _labels(process.get("labels") or {})
     lines += _stream(process)
     if pairs := process.get("pairs"):
         lines.append("  pairs " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pairs.items()))
@@ -194,6 +195,24 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
         memory = f", {added / 2**20:.0f} MiB for each one more" if added else ""
         lines.append(f"  {len(workers)} workers{memory}, {sum(one.get('restarts', 0) for one in workers)} restarts")
     lines += [f"  refused {one['version']}: {one['reason']}" for one in process.get("refused", [])]
+    return lines
+
+
+def _labels(labels: dict[str, Any]) -> list[str]:
+    """Return what feedback says of student and teacher, and what became of it; nothing where none ever came."""
+    if not labels:
+        return []
+    lines = []
+    if labels["student"]:
+        shares = [
+            f"{who} {labels[who]['estimate']:.3f} [{labels[who]['low']:.3f}, {labels[who]['high']:.3f}]"
+            for who in ("student", "teacher")
+        ]
+        lines.append(f"  right by feedback: {', '.join(shares)} over {labels['student']['num']} labelled requests")
+    fates = ("joined", "late", "repeated", "unmatched", "unusable", "waiting")
+    lines.append(
+        "  labels " + ", ".join(f"{fate} {labels[fate]:,}" for fate in fates if labels[fate] or fate == "joined")
+    )
     return lines
 
 
