@@ -1,18 +1,14 @@
 """The command `everstill infer`: finds the gateway and the model that are meant, and runs the rows through them."""
 
-import pathlib
 import sys
 from typing import Annotated
 
 import typer
 
-from everstill.config import EverstillSettings
 from everstill.infer.rows import Options
 from everstill.infer.run import Infer, Order
-from everstill.options import ConfigOption, config_path, models_of
-from protos.errors import ConfigurationError, EverstillError, UnavailableError
-from registry.status import read_statuses
-from registry.store import open_store
+from everstill.options import ConfigOption
+from everstill.reach import gateway_address, model_meant, settings_meant
 from serving.rpc.client import InferenceClient
 
 EPILOG = """Example: everstill infer requests.jsonl --top 3
@@ -57,13 +53,13 @@ def infer(
 ) -> None:
     """Answer inputs from files or standard input: one JSON line for each, in order; exit code 1 where any failed.
 
-    A line has its source and line number, the version that answered, the record id and the top classes (a softmax, for display). A row that
+    A line has its source and line number, the version that answered, the record id (with its row, where a request had several) and the top classes (a softmax, for display). A row that
     fails has "error" and "code" instead, and the others are answered all the same. Progress goes to standard error.
     """
-    settings = _settings(config, model, address)
-    where = address or _address(settings)
+    settings = settings_meant(config, model, address)
+    where = address or (gateway_address(settings) if settings else "")
     with InferenceClient(where, timeout_s=timeout_s, retries=retries) as client:
-        name = model or (settings.model.name if settings and not address else _only_model(client))
+        name = model_meant(client, model, settings, address)
         order = Order(
             name,
             tuple(files or ()),
@@ -79,45 +75,3 @@ def infer(
         code = Infer(client, order, sys.stdout, lambda line: print(line, file=sys.stderr)).run(sys.stdin.buffer)
     sys.stdout.flush()
     raise typer.Exit(code)
-
-
-def _settings(config: pathlib.Path | None, model: str | None, address: str | None) -> EverstillSettings | None:
-    """Return the settings of the model, or None where an address is given and no file says more about the model."""
-    if address and config_path(config) is None:
-        return None
-    models = models_of(config)
-    if model is not None and model in models:
-        return models[model]
-    if len(models) == 1:
-        (settings,) = models.values()
-        return settings
-    if address:
-        return None
-    raise ConfigurationError(
-        f"the configuration has {len(models)} models: {', '.join(models)}", fix="Name one with --model"
-    )
-
-
-def _address(settings: EverstillSettings | None) -> str:
-    """Return where the configured gateway listens: its port, or, where any will do, what it says of itself."""
-    assert settings is not None
-    if settings.gateway.port:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.gateway.host, settings.gateway.host)
-        return f"{host}:{settings.gateway.port}"
-    try:
-        status = read_statuses(open_store(settings.registry.url), settings.model.name).get(settings.gateway.id, {})
-    except EverstillError:
-        status = {}
-    if not status.get("address") or status.get("stopped"):
-        raise UnavailableError("no gateway runs here", fix="Start one with everstill up, or give --address")
-    return str(status["address"])
-
-
-def _only_model(client: InferenceClient) -> str:
-    """Return the one model that a server has."""
-    names = sorted({one.name for one in client.index()})
-    if len(names) != 1:
-        raise ConfigurationError(
-            f"{client.address} has {len(names)} models: {', '.join(names)}", fix="Name one with --model"
-        )
-    return names[0]

@@ -140,9 +140,8 @@ class Infer:
                 self._write(row, {"error": answer.message, "code": answer.code})
                 self.num_failed += 1
             else:
-                self._write(
-                    row, {"version": answer.version, "record_id": answer.record_id, **self._body(answer, place)}
-                )
+                which = {"record_id": answer.record_id, **({"row": place} if len(batch) > 1 else {})}
+                self._write(row, {"version": answer.version, **which, **self._body(answer, place)})
                 self._versions.add(answer.version)
                 self.num_answered += 1
         if time.monotonic() - self._said_at > PROGRESS_S:

@@ -18,6 +18,7 @@ COMMANDS = [
     "init",
     "doctor",
     "infer",
+    "feedback",
     "gateway",
     "teacher",
     "loop",
