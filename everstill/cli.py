@@ -79,14 +79,25 @@ def demo(
         typer.Option(min=0.1, max=0.9, show_default="the recipe's", help="Share of the requests before the drift."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs' choice and order.")] = 0,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="EVERSTILL_STREAM__KAFKA__BOOTSTRAP",
+            help="Go through this Kafka, in topics of its own that are deleted at the end; else through a file.",
+        ),
+    ] = None,
 ) -> None:
     """Show the whole loop on this machine: real teacher, real inputs, a drift, gated swaps. Takes under five minutes."""
     missing = [name for name in DEMO_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UnavailableError(f"the demo needs {', '.join(missing)}", fix="Install everstill[serving,loop,demo]")
     from everstill.demo import story  # its plot needs matplotlib, which only this command has
+    from everstill.demo.topics import Stream
 
-    plan = story.Plan(recipes.find(recipe), folder.absolute(), requests, requests_per_s, drift_share, seed)
+    plan = story.Plan(
+        recipes.find(recipe), folder.absolute(), requests, requests_per_s, drift_share, seed, Stream.of(kafka)
+    )
     report = story.run(plan)
     if json_output:
         print(json.dumps(report))
@@ -163,6 +174,15 @@ def show(
 def gate(context: typer.Context) -> None:
     """Say what the gate makes of a trial's counters (--wins W --losses L --total N [--margin D] [--alpha A] [--json])."""
     _replace([sys.executable, "-m", "distill_loop.gates.app", *context.args])
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    epilog="Example: everstill stream topics --create",
+)
+def stream(context: typer.Context) -> None:
+    """Look at the stream: its topics and brokers on Kafka (topics [--create], brokers), and what couldn't be learned (dead)."""
+    _replace([sys.executable, "-m", "distill_loop.stream.app", *context.args])
 
 
 @app.command("config", epilog="Example: everstill config --schema > everstill.schema.json")

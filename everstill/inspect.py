@@ -18,6 +18,7 @@ from protos.errors import EverstillError, UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger
 from registry.pointers import Pointers
+from registry.sections import StreamSection
 from registry.status import read_statuses
 from registry.store import NotFound, ObjectStore, open_store
 
@@ -39,6 +40,7 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
         "trial": trial.model_dump() if trial else None,
         "processes": processes,
         "traffic": _traffic(model, processes),
+        "stream": _which_stream(settings.stream),
     }
     if body["trial"]:
         counted = next(
@@ -47,6 +49,13 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
         own = counted if counted and counted["trial_id"] == body["trial"]["trial_id"] else None
         body["trial"] |= {"evidence": own, "needed_log_e": -math.log(settings.gate.alpha)}
     return body
+
+
+def _which_stream(settings: StreamSection) -> dict[str, str]:
+    """Return which stream the configuration names, and where it is."""
+    if settings.kafka.bootstrap:
+        return {"kind": "kafka", "where": settings.kafka.bootstrap, "prefix": settings.prefix}
+    return {"kind": "embedded", "where": str(settings.path)}
 
 
 def _traffic(model: str, processes: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -136,6 +145,8 @@ def render_status(body: dict[str, Any]) -> str:
         )
     for name, process in processes:
         lines += _process(name, process)
+    if (stream := body.get("stream")) and stream["kind"] == "kafka":
+        lines.append(f"stream: Kafka at {stream['where']}, topics {stream['prefix']}.{body['model']}.*")
     if body["processes"] and not any(is_running(process) for _, process in processes):
         lines.append("nothing runs here now; everstill up starts everything")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """One question to a room, asked as a process: `everstill` imports no model runtime, so whatever needs one is asked for its JSON line.
 
 Decides how the answer and an error are read: the last JSON line of standard output, the last line of standard error, the exit
-code. Called by init, doctor and up; waits for the process, any thread.
+code. Called by init, doctor, up and the demo; waits for the process, any thread.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from protos.errors import ConfigurationError, ConflictError, EverstillError, FormatError, UnavailableError
@@ -17,6 +18,8 @@ from registry.sections import TensorSpec
 
 #: A cold import of torch on a busy machine takes most of it.
 TIMEOUT_S = 120.0
+#: How the stream's room says that something isn't as configured; what, is in its answer.
+DIFFERS = 2
 ERRORS: dict[int, type[EverstillError]] = {
     kind.exit_code: kind for kind in (ConfigurationError, FormatError, UnavailableError, ConflictError)
 }
@@ -64,8 +67,31 @@ def check_student(config: pathlib.Path, model: str | None) -> dict[str, Any]:
     return ask("distill_loop.app", "--check", "--config", str(config), *which)
 
 
-def ask(module: str, *arguments: str) -> dict[str, Any]:
+def stream_topics(config: pathlib.Path | None, *, create: bool = False) -> dict[str, Any]:
+    """Return how Kafka's topics stand beside the configuration, having made those that are missing where asked to.
+
+    Raises:
+        UnavailableError: no broker answers. EverstillError: a topic can't be made.
+    """
+    more = ["--create"] if create else []
+    return ask("distill_loop.stream.app", "topics", "--json", *more, *config_of(config), answers_with=(0, DIFFERS))
+
+
+def stream_brokers(config: pathlib.Path | None) -> dict[str, Any]:
+    """Return which of Kafka's brokers answer; raises UnavailableError where none does."""
+    return ask("distill_loop.stream.app", "brokers", "--json", *config_of(config))
+
+
+def config_of(config: pathlib.Path | None) -> list[str]:
+    """Return a configuration file as a room's arguments."""
+    return ["--config", str(config)] if config else []
+
+
+def ask(module: str, *arguments: str, answers_with: Sequence[int] = (0,)) -> dict[str, Any]:
     """Run `python -m MODULE ...` and return the last JSON object that it printed.
+
+    Args:
+        answers_with: exit codes that an answer may come with.
 
     Raises:
         EverstillError: it failed (with the sentence that it gave), took too long, or printed no JSON.
@@ -78,7 +104,7 @@ def ask(module: str, *arguments: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"{module} gave no answer within {TIMEOUT_S:.0f} s") from None
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode:
+    if done.returncode and not (answers and done.returncode in answers_with):
         raise ERRORS.get(done.returncode, EverstillError)(_reason(done.stderr, done.returncode))
     if not answers:
         raise EverstillError(f"{module} printed no answer", fix="Run it by hand: " + " ".join(command[1:]))

@@ -1,6 +1,7 @@
 """Which processes a configuration means on this machine, and which ports they take. Pure; used by doctor and up."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from everstill.config import EverstillSettings
@@ -38,6 +39,16 @@ def teacher_is_ours(settings: EverstillSettings) -> bool:
         and teacher.model == server.name
         and (teacher.address in (reachable(server.host, server.port), f"localhost:{server.port}"))
     )
+
+
+def work_folder(settings: EverstillSettings) -> tuple[pathlib.Path, str]:
+    """Return the folder in which `everstill up` puts its logs, and the setting that it follows from.
+
+    It is beside the stream where that is a file; on Kafka there is none, and it is beside what the gateway captures.
+    """
+    if settings.stream.kafka.bootstrap:
+        return settings.capture.dir.parent, "capture.dir"
+    return settings.stream.path.parent, "stream.path"
 
 
 def ports(models: Mapping[str, EverstillSettings]) -> list[Port]:

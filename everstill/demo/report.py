@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everstill.demo.score import TEACHER_VERSION, Scores, Sent, agreement, latencies, phases
+from everstill.demo.topics import Stream
 from everstill.demo.watch import View
 from everstill.recipes.recipe import Recipe
 from registry.bundle import version_of
@@ -45,6 +46,7 @@ def build(
     view: View,
     *,
     recipe: Recipe,
+    stream: Stream,
     requests_per_s: float,
     waited_s: float,
     trial_opened_at: Mapping[str, int],
@@ -68,6 +70,7 @@ def build(
     last = {one.version for one in sent[len(sent) - len(sent) // 4 :] if not one.error}
     return {
         "recipe": recipe.name,
+        "stream": stream.report(),
         "requests": len(sent),
         "failed_requests": len(failed),
         "requests_per_s": requests_per_s,

@@ -11,7 +11,7 @@ import json
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from everstill.demo.display import Display
 from everstill.demo.folder import CONFIG_FILE, LOG_FOLDER, MADE_FOLDER, PICTURE_FILE, SUMMARY_FILE, own_folder
 from everstill.demo.pace import Pace
 from everstill.demo.score import Sent
+from everstill.demo.topics import Stream, check, own_topics
 from everstill.demo.watch import Watch
 from everstill.recipes.recipe import Material, Order, Recipe
 from everstill.stack import Stack
@@ -49,6 +50,11 @@ class Plan:
     requests_per_s: float | None = None
     drift_share: float | None = None
     seed: int = 0
+    stream: Stream = dataclasses.field(default_factory=Stream)
+
+    def settings(self, values: Mapping[str, Any]) -> str:
+        """Return the run's everstill.toml."""
+        return self.recipe.settings(values) + self.stream.settings()
 
     @property
     def pace(self) -> float:
@@ -77,6 +83,8 @@ def run(plan: Plan) -> dict[str, Any]:
     start = time.monotonic()
     recipe = plan.recipe
     with own_folder(plan.folder), Display() as display, _said_when_interrupted(display):
+        config = plan.folder / CONFIG_FILE
+        check(plan.stream, config)
         display.say(recipe.gathering)
         material = recipe.gather(plan.order(display))
         display.say(
@@ -84,8 +92,10 @@ def run(plan: Plan) -> dict[str, Any]:
         )
         if len(material.rows) < recipe.requests_for_a_swap:
             display.say(f"  {report.few_requests(recipe.requests_for_a_swap)}")
-        with Stack(plan.folder) as stack:
-            settings = _start(stack, plan, material, display)
+        values = _values(plan, material)
+        config.write_text(plan.settings(values))
+        with own_topics(plan.stream, config, display.say), Stack(plan.folder) as stack:
+            settings = _start(stack, plan, values, display)
             store = open_store(settings.registry.url)
             sending = _Sending(
                 stack,
@@ -110,6 +120,7 @@ def run(plan: Plan) -> dict[str, Any]:
             material.drifts,
             view,
             recipe=recipe,
+            stream=plan.stream,
             requests_per_s=plan.pace,
             waited_s=sending.pace.waited_s,
             trial_opened_at=sending.trials_opened_at,
@@ -145,20 +156,23 @@ def _said_when_interrupted(display: Display) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _start(stack: Stack, plan: Plan, material: Material, display: Display) -> EverstillSettings:
-    """Start teacher, loop and gateway; returns the settings that they run with."""
-    config = plan.folder / CONFIG_FILE
-    values = {
+def _values(plan: Plan, material: Material) -> dict[str, Any]:
+    """Return what fills the recipe's placeholders; the teacher's address isn't known yet."""
+    return {
         "TEACHER": "",
         "ONNX": material.teacher,
         "LABELS": list(material.labels),
         "SEED": plan.seed,
         "SEED_TEXT": f"everstill-{plan.seed}",
     }
-    config.write_text(plan.recipe.settings(values))
+
+
+def _start(stack: Stack, plan: Plan, values: Mapping[str, Any], display: Display) -> EverstillSettings:
+    """Start teacher, loop and gateway; returns the settings that they run with."""
+    config = plan.folder / CONFIG_FILE
     teacher = stack.start("teacher", ["serving.app", "teacher", "--config", str(config)])
     address = stack.started_event(teacher)["address"]
-    config.write_text(plan.recipe.settings({**values, "TEACHER": address}))
+    config.write_text(plan.settings({**values, "TEACHER": address}))
     settings = load(config, EverstillSettings)
     loop = stack.start("loop", ["distill_loop.app", "--config", str(config)])
     gateway = stack.start("gateway", ["serving.app", "gateway", "--config", str(config)])
@@ -170,7 +184,7 @@ def _start(stack: Stack, plan: Plan, material: Material, display: Display) -> Ev
         client.close()
     stack.wait_for(loop, lambda: watch.look().loop, "it had told its status", 120.0)
     display.say(
-        f"  teacher on {address}, gateway on {watch.view.gateway['address']}, loop running; "
+        f"  teacher on {address}, gateway on {watch.view.gateway['address']}, loop running; stream: {plan.stream}; "
         f"logs in {plan.folder / LOG_FOLDER}"
     )
     return settings

@@ -16,6 +16,7 @@ from everstill.doctor import parts
 from everstill.doctor.check import Check, exit_code, fail, ok
 from everstill.doctor.machine import machine
 from everstill.doctor.places import places
+from everstill.doctor.stream import secrets, stream
 from everstill.options import ConfigOption, JsonOption, ModelOption, config_path, models_of
 from protos.errors import ConfigurationError
 
@@ -54,14 +55,18 @@ def examine(config: pathlib.Path | None, model: str | None) -> Iterator[Check]:
     yield ok(
         about, f"{len(models)} model{'s' if len(models) != 1 else ''}: {', '.join(models)}" if path else "defaults"
     )
-    yield from quick(models)
+    yield from quick(models, path, makes_topics=False)
     for settings in models.values():
         yield from parts.student(settings, path, several=len(models) > 1)
 
 
-def quick(models: Mapping[str, EverstillSettings]) -> Iterator[Check]:
+def quick(
+    models: Mapping[str, EverstillSettings], config: pathlib.Path | None, *, makes_topics: bool
+) -> Iterator[Check]:
     """Yield the checks that `everstill up` makes before it starts anything."""
     yield from places(models)
+    yield from stream(next(iter(models.values())), config, makes_topics=makes_topics)
+    yield from secrets(next(iter(models.values())), config)
     for settings in models.values():
         yield from parts.teacher(settings)
         yield from parts.versions(settings)

@@ -24,6 +24,8 @@ ROLES = {
     "demo": "the demo can't run here",
     "images": "everstill infer reads no images here",
 }
+#: Packages that everything works without, only slower, and what is then slow.
+FASTER = {"crc32c": "Kafka's checksums are computed in Python, which costs each pair about 0.2 ms on either side"}
 #: Memory that a gateway, a loop and a small teacher take together, and free disk below which it is close, in bytes.
 LITTLE_MEMORY, LITTLE_DISK, NO_DISK = 1 << 30, 1 << 30, 64 << 20
 MEMORY_FILE = pathlib.Path("/proc/meminfo")
@@ -49,7 +51,8 @@ def machine(models: Mapping[str, EverstillSettings] | None) -> Iterator[Check]:
     yield from memory(MEMORY_FILE)
     if models:
         settings = next(iter(models.values()))
-        yield from disk({settings.registry.url, str(settings.stream.path), str(settings.capture.dir)})
+        stream = [] if settings.stream.kafka.bootstrap else [str(settings.stream.path)]
+        yield from disk({settings.registry.url, *stream, str(settings.capture.dir)})
         yield from migration(getattr(settings.gateway, "workers", 1), MIGRATE_FILE)
 
 
@@ -70,7 +73,8 @@ def packages(requirements: list[str]) -> Iterator[Check]:
         ]
         about = f"packages: {role}"
         if missing:
-            what = ROLES.get(role, "nothing can run here")
+            slow = all(name in FASTER for name in missing)
+            what = FASTER[missing[0]] if slow else ROLES.get(role, "nothing can run here")
             yield warn(about, f"{', '.join(missing)} missing: {what}", f"Install everstill[{role}], where it is wanted")
         elif others:
             yield warn(about, ", ".join(others), "Install the versions that everstill names, or go on at your own risk")

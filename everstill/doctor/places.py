@@ -1,4 +1,4 @@
-"""What `everstill doctor` looks at on disk and in the network: folders, ports, registry, stream, clock. Reads only, makes no folder."""
+"""What `everstill doctor` looks at on disk and in the network: folders, ports, registry, clock. Reads only, makes no folder."""
 
 import contextlib
 import errno
@@ -6,7 +6,6 @@ import functools
 import os
 import pathlib
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,7 +33,7 @@ def places(models: Mapping[str, EverstillSettings]) -> Iterator[Check]:
     folders = {
         "registry.url": pathlib.Path(settings.registry.url),
         "registry.cache": settings.registry.cache,
-        "stream.path": settings.stream.path.parent,
+        **({} if settings.stream.kafka.bootstrap else {"stream.path": settings.stream.path.parent}),
         "capture.dir": settings.capture.dir,
     }
     for key, folder in folders.items():
@@ -43,7 +42,6 @@ def places(models: Mapping[str, EverstillSettings]) -> Iterator[Check]:
     yield from _ports(models)
     for name in models:
         yield from attempt(f"registry of {name}", functools.partial(_registry, settings.registry.url, name))
-    yield from attempt("stream", lambda: _stream(settings.stream.path))
     yield from _clock(statuses(models))
 
 
@@ -143,23 +141,6 @@ def _registry(url: str, model: str) -> str:
     if live is None:
         return "no version yet"
     return f"version {live.digest[:12]} is live; {num_lines} ledger line{'s' if num_lines != 1 else ''}, unbroken"
-
-
-def _stream(path: pathlib.Path) -> str:
-    if not path.exists():
-        return "empty: it is made at the first start"
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=2.0)) as connection:
-            (num,) = connection.execute("SELECT count(*) FROM next_offset").fetchone()
-            (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        raise UnavailableError(
-            f"{path} can't be read: {error}",
-            fix="Move it away with its -wal and -shm, or restore it; a new one is made",
-        ) from None
-    if first != "ok":
-        raise UnavailableError(f"{path} is damaged: {first}", fix="Move it away; a new one is made")
-    return f"{path.stat().st_size / 2**20:.1f} MiB, {num} partitions with messages"
 
 
 def _clock(told: list[dict[str, Any]]) -> Iterator[Check]:

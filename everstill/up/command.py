@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from everstill import rooms
 from everstill.config import EverstillSettings
 from everstill.doctor.check import exit_code
 from everstill.doctor.command import quick, render
 from everstill.options import ConfigOption, config_path, models_of
 from everstill.project.files import example_call
 from everstill.stack import Stack, last_line
+from everstill.topology import work_folder
 from everstill.up.display import Display
 from everstill.up.lock import only_one
 from everstill.up.news import News
@@ -42,21 +44,23 @@ def up(
     """Run a whole service here: the teacher, where it is an ONNX file, the gateway, and a loop for each model.
 
     Everything is checked first. Ctrl-C and SIGTERM stop all in order and exit with 0; where a process ends by itself, it is named with
-    its exit code and last words, the others are stopped, and the exit code is 4. Logs are in the folder logs beside stream.path.
+    its exit code and last words, the others are stopped, and the exit code is 4. Logs are in the folder logs beside stream.path, or, where
+    the stream is Kafka, beside capture.dir; topics that are missing there are made.
     """
     models = models_of(config)
     signal.signal(signal.SIGTERM, _interrupt)
-    folder = next(iter(models.values())).stream.path.parent
-    code = 0
-    with Display(as_json=json_output, several=len(models) > 1) as display, only_one(folder / "logs"):
+    folder, setting = work_folder(next(iter(models.values())))
+    path, code = config_path(config), 0
+    with Display(as_json=json_output, several=len(models) > 1) as display, only_one(folder / "logs", setting):
         refuse_second(models)
         if check:
-            _check(models, display)
+            _check(models, path, display)
+        _make_topics(models, path, display)
         _keep_old_logs(folder / "logs")
         try:
             with Stack(folder) as stack:
                 try:
-                    code = _run(stack, config_path(config), models, display, until_ready, for_s)
+                    code = _run(stack, path, models, display, until_ready, for_s)
                 except KeyboardInterrupt:
                     display.event("stopping", "stopping: the gateway first, then what it leans on")
         except KeyboardInterrupt:  # once more, while it was stopping: everything has stopped by now
@@ -65,9 +69,9 @@ def up(
     raise typer.Exit(code)
 
 
-def _check(models: Mapping[str, EverstillSettings], display: Display) -> None:
+def _check(models: Mapping[str, EverstillSettings], config: pathlib.Path | None, display: Display) -> None:
     """Raise where something is wrong; show warnings and go on."""
-    checks = list(quick(models))
+    checks = list(quick(models, config, makes_topics=True))
     bad = [one for one in checks if one.state != "ok"]
     failed = [one for one in bad if one.state == "fail"]
     display.event(
@@ -80,6 +84,19 @@ def _check(models: Mapping[str, EverstillSettings], display: Display) -> None:
         kind = ConfigurationError if exit_code(failed) == ConfigurationError.exit_code else UnavailableError
         first = failed[0]
         raise kind(f"nothing was started: {first.about}: {first.found}", fix=first.fix)
+
+
+def _make_topics(models: Mapping[str, EverstillSettings], config: pathlib.Path | None, display: Display) -> None:
+    """Make the topics that are missing where the stream is Kafka; raise where one isn't as configured, or no broker answers."""
+    kafka = next(iter(models.values())).stream.kafka
+    if not kafka.bootstrap:
+        return
+    answer = rooms.stream_topics(config, create=True)
+    if answer["problem"]:
+        raise ConfigurationError(f"nothing was started: {answer['problem']}", fix=answer["fix"])
+    created = answer["created"]
+    text = f"made {len(created)} topics on Kafka at {kafka.bootstrap}: {', '.join(created)}" if created else ""
+    display.event("topics", text, bootstrap=kafka.bootstrap, created=created)
 
 
 def _run(

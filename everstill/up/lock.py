@@ -16,8 +16,8 @@ LOCK_FILE = "up.lock"
 
 
 @contextlib.contextmanager
-def only_one(logs: pathlib.Path) -> Iterator[None]:
-    """Hold the lock of a folder of logs.
+def only_one(logs: pathlib.Path, setting: str) -> Iterator[None]:
+    """Hold the lock of a folder of logs; `setting` is what it follows from.
 
     Raises:
         ConflictError: another `everstill up` holds it. UnavailableError: the folder can't be used.
@@ -31,10 +31,10 @@ def only_one(logs: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConflictError(
                 f"another everstill up with logs in {logs} runs already (pid {path.read_text() or 'unknown'})",
-                fix="Stop it first, or give this one a stream.path of its own",
+                fix=f"Stop it first, or give this one a {setting} of its own",
             ) from None
         except OSError as error:
             raise UnavailableError(
-                f"cannot use the folder {logs}: {error.strerror}", fix="Set stream.path to where it can be written"
+                f"cannot use the folder {logs}: {error.strerror}", fix=f"Set {setting} to where it can be written"
             ) from None
         yield

@@ -6,13 +6,9 @@ import signal
 
 import pytest
 
-from registry.sections import TensorSpec
 from tests.support.everstill_command import run, running
-from tests.support.students import build_onnx
+from tests.support.services import free_ports_by_environment, make_tiny_service
 from tests.support.waiting import wait_for
-
-INPUT = TensorSpec(name="x", datatype="INT32", shape=(-1, 4))
-PORTS = ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "LOOP__METRICS_PORT", "TEACHER_SERVER__PORT")
 
 
 def lives(pid: int) -> bool:
@@ -24,13 +20,8 @@ def lives(pid: int) -> bool:
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """What `everstill init` makes of a tiny teacher, on free ports."""
-    (tmp_path / "teacher.onnx").write_bytes(build_onnx((INPUT,), 3, winner=2, scale=1.0))
-    done = run(tmp_path, "init", "tiny", "--teacher", "teacher.onnx", "--output", "logits", "--no-check")
-    assert done.returncode == 0, done.stderr
-    for port in PORTS:
-        monkeypatch.setenv(f"EVERSTILL_{port}", "0")
-    (tmp_path / "tiny/requests.jsonl").write_text('[1, 2, 3, 4]\n[1, 2]\n{"x": [5, 6, 7, 8]}\n')
-    return tmp_path / "tiny"
+    free_ports_by_environment(monkeypatch)
+    return make_tiny_service(tmp_path)
 
 
 @pytest.mark.slow  # CI goes through `up` in the walk-through

@@ -7,6 +7,7 @@ import pytest
 
 from everstill.demo import report
 from everstill.demo.score import TEACHER_VERSION, Scores, Sent
+from everstill.demo.topics import Stream
 from everstill.demo.watch import View
 from everstill.recipes import find
 from registry.ledger import Line
@@ -68,6 +69,7 @@ def build(
         (200, 300),
         view,
         recipe=RECIPE,
+        stream=Stream(),
         requests_per_s=24.0,
         waited_s=waited_s,
         trial_opened_at={TRIAL["trial_id"]: 350},

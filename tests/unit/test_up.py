@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from everstill import rooms
 from everstill.config import EverstillSettings
 from everstill.doctor.check import fail, ok
 from everstill.stack import Stack, last_line
+from everstill.topology import work_folder
 from everstill.up import command
 from everstill.up.display import Display
 from everstill.up.lock import only_one
@@ -148,7 +150,7 @@ def test_a_second_up_is_refused_before_it_touches_anything(
     models: dict[str, EverstillSettings], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = models["filetypes"].stream.path.parent / "logs"
-    with only_one(logs):
+    with only_one(logs, "stream.path"):
         (logs / "gateway.log").write_text("the first's")
         monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # this process is the test's
         done = everstill("up", "--no-check", cwd=tmp_path)
@@ -156,7 +158,7 @@ def test_a_second_up_is_refused_before_it_touches_anything(
         assert done.returncode == 5
         assert f"runs already (pid {os.getpid()})" in done.stderr
         assert sorted(path.name for path in logs.iterdir()) == ["gateway.log", "up.lock"]
-    with only_one(logs):
+    with only_one(logs, "stream.path"):
         pass
 
 
@@ -226,14 +228,49 @@ def test_checks_that_fail_start_nothing(models: dict[str, EverstillSettings], mo
     monkeypatch.setattr(
         command,
         "quick",
-        lambda models: iter([ok("a", "fine"), fail("port 8001", "taken", "Stop that", UnavailableError)]),
+        lambda models, config, makes_topics: iter(
+            [ok("a", "fine"), fail("port 8001", "taken", "Stop that", UnavailableError)]
+        ),
     )
 
     with (
         Display(as_json=True) as display,
         pytest.raises(UnavailableError, match="nothing was started: port 8001: taken"),
     ):
-        command._check(models, display)
+        command._check(models, None, display)
+
+
+def test_topics_that_differ_start_nothing_and_those_that_were_made_are_shown(
+    models: dict[str, EverstillSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVERSTILL_STREAM__KAFKA__BOOTSTRAP", "127.0.0.1:9092")
+    on_kafka = {"filetypes": EverstillSettings()}
+    answer = {"problem": "", "fix": "Mend it", "created": ["everstill.filetypes.pairs"]}
+    monkeypatch.setattr(rooms, "ask", lambda *arguments, answers_with: answer)
+
+    with Display(as_json=True) as display:
+        command._make_topics(models, None, display)  # the embedded stream has none
+        command._make_topics(on_kafka, None, display)
+        answer["problem"] = "topic x differs"
+        with pytest.raises(ConfigurationError, match=r"nothing was started: topic x differs\. Mend it"):
+            command._make_topics(on_kafka, None, display)
+
+    (told,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (told["event"], told["created"]) == ("topics", ["everstill.filetypes.pairs"])
+
+
+def test_logs_lie_beside_the_stream_or_beside_what_is_captured_where_that_is_kafka(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setenv("EVERSTILL_STREAM__PATH", str(tmp_path / "streams/one.sqlite"))
+    monkeypatch.setenv("EVERSTILL_CAPTURE__DIR", str(tmp_path / "captured/here"))
+    beside_stream = work_folder(EverstillSettings())
+    monkeypatch.setenv("EVERSTILL_STREAM__KAFKA__BOOTSTRAP", "127.0.0.1:9092")
+
+    beside_capture = work_folder(EverstillSettings())
+
+    assert beside_stream == (tmp_path / "streams", "stream.path")
+    assert beside_capture == (tmp_path / "captured", "capture.dir")
 
 
 def test_the_last_words_of_a_json_log_are_its_event_and_error(tmp_path: pathlib.Path) -> None:
