@@ -83,7 +83,10 @@ class Feedback:
         )
         if not model.feedback(truth):
             raise Refusal(
-                "RESOURCE_EXHAUSTED", "ring_full", "the hand-over to the mirror is full", fix="Try again later"
+                "RESOURCE_EXHAUSTED",
+                "ring_full",
+                "the hand-over to the mirror has no room for it",
+                fix="Try again later",
             )
 
     def _class_of(self, model: ModelSection, label: str) -> int:

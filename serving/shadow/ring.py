@@ -258,7 +258,8 @@ class Ring:
     ) -> bool:
         """Hand a payload over; False where there is no room. Never waits for the consumer.
 
-        A sample that finds no room counts as dropped. Feedback doesn't: its caller hears of it, and still has it.
+        A sample that finds no room counts as dropped. Feedback doesn't: its caller hears of it, and still has it. Nor does it take
+        room in a ring that is half full: a flood of it must not cost samples.
 
         Args:
             arms: those that took the row.
@@ -271,7 +272,8 @@ class Ring:
             start = written % self.capacity
             to_end = self.capacity - start
             skip = to_end if size > to_end else 0
-            if size + skip > self.capacity - (written - self._word(READ)) or size > self.capacity:
+            room = self.capacity // (2 if feedback else 1) - (written - self._word(READ))
+            if size + skip > room:
                 if not feedback:
                     self._table.count_dropped(stratum, arms)
                     self._store(DROPPED, self._word(DROPPED) + 1)

@@ -66,7 +66,9 @@ def test_where_the_gateway_has_no_room_it_stops_and_says_how_far_it_came(served:
 
     with (
         InferenceClient(served.address) as client,
-        pytest.raises(UnavailableError, match=r"full.*; stopped at line 2, 1 were sent before\. Send it again later"),
+        pytest.raises(
+            UnavailableError, match=r"no room.*; stopped at line 2, 1 were sent before\. Send it again later"
+        ),
     ):
         send(client, "two", lines_of(then_full()))
 

@@ -160,7 +160,10 @@ def test_where_there_is_one_model_feedback_need_not_name_it() -> None:
 def test_where_the_ring_is_full_the_caller_is_told_and_may_try_again(served: Callers) -> None:
     served.room.full = True
     try:
-        with InferenceClient(served.address) as client, pytest.raises(Overloaded, match=r"is full\. Try again later"):
+        with (
+            InferenceClient(served.address) as client,
+            pytest.raises(Overloaded, match=r"no room for it\. Try again later"),
+        ):
             client.feedback("two", RECORD_ID, 1)
     finally:
         served.room.full = False
@@ -233,7 +236,9 @@ def test_feedback_lies_in_the_ring_as_a_frame_that_is_no_sample(tmp_path: pathli
     assert (consumer.labels, consumer.rows_seen, consumer.dropped) == (1, 0, 0)
 
 
-def test_feedback_that_finds_the_ring_full_is_no_dropped_sample(tmp_path: pathlib.Path) -> None:
+def test_feedback_that_finds_no_room_is_no_dropped_sample_and_leaves_half_of_the_ring_to_them(
+    tmp_path: pathlib.Path,
+) -> None:
     create(tmp_path / "ring", 2**16)
     ring = Ring(tmp_path / "ring")
     capture = Capture(CaptureSection(), TeacherSection(), NAMED, ring)
@@ -243,3 +248,5 @@ def test_feedback_that_finds_the_ring_full_is_no_dropped_sample(tmp_path: pathli
         num_taken += 1
 
     assert (ring.labels, ring.pending_frames, ring.dropped) == (num_taken, num_taken, 0)
+    assert ring.append(bytes(ring.capacity // 2 - 16))
+    assert not ring.append(b"one more")
