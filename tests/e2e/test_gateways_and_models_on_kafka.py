@@ -14,6 +14,7 @@ import numpy as np
 
 from distill_loop.learner import checkpoint
 from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.topics import Brokers, wanted_topics
 from protos import inference_pb2 as pb
 from protos.records import row_record_id
 from registry.pointers import Pointers
@@ -22,7 +23,6 @@ from registry.status import read_statuses
 from registry.store import open_store
 from serving.rpc.client import InferenceClient
 from serving.rpc.convert import infer_response, read_inputs
-from tests.support.either_stream import create_topics, delete_topics
 from tests.support.students import build_onnx
 from tests.support.teachers import FakeTeacher, serving
 from tests.support.waiting import wait_for
@@ -147,7 +147,9 @@ def service(folder: pathlib.Path, bootstrap: str) -> Iterator[Service]:
     for name, (classes, winner) in MODELS.items():
         (folder / f"{name}.onnx").write_bytes(build_onnx((INPUT,), classes, winner=winner, scale=1.0))
         each += EACH.format(name=name, classes=classes)
-        create_topics(stream, model=name)
+    wanted = wanted_topics(stream, list(MODELS))
+    with Brokers(stream.kafka) as brokers:
+        brokers.create(wanted)
     whole = Service(folder)
     with serving(FakeTeacher(answer=teach)) as teacher:
         try:
@@ -163,8 +165,8 @@ def service(folder: pathlib.Path, bootstrap: str) -> Iterator[Service]:
             yield whole
         finally:
             whole.stop()
-            for model in MODELS:
-                delete_topics(stream, model=model)
+            with Brokers(stream.kafka) as brokers:
+                brokers.delete([one.name for one in wanted])
 
 
 def ask(clients: dict[str, InferenceClient]) -> dict[str, dict[bytes, int]]:

@@ -92,10 +92,10 @@ def on_kafka(bootstrap: str, **options: object) -> StreamSection:
     return StreamSection(partitions=PARTITIONS, kafka=KafkaSection.model_validate(section))
 
 
-def create_topics(settings: StreamSection, *, model: str = MODEL, **options: object) -> None:
-    """Make a model's topics of the settings."""
+def create_topics(settings: StreamSection, **options: object) -> None:
+    """Make the topics of the settings."""
     wanted = {
-        topic(model, kind, settings.prefix): {
+        topic(MODEL, kind, settings.prefix): {
             "num_partitions": PARTITIONS if kind in (PAIRS, LABELS) else 1,
             "replication_factor": settings.kafka.replication,
             "configs": {"min.insync.replicas": str(settings.kafka.min_insync)},
@@ -106,9 +106,9 @@ def create_topics(settings: StreamSection, *, model: str = MODEL, **options: obj
         admin.create_topics(wanted, wait_for_metadata=True)
 
 
-def delete_topics(settings: StreamSection, *, model: str = MODEL, **options: object) -> None:
-    """Remove a model's topics of the settings, and wait until they are gone."""
-    names = {topic(model, kind, settings.prefix) for kind in KINDS}
+def delete_topics(settings: StreamSection, **options: object) -> None:
+    """Remove the topics of the settings, and wait until they are gone."""
+    names = {topic(MODEL, kind, settings.prefix) for kind in KINDS}
     with _admin(settings, options) as admin:
         admin.delete_topics(list(names))
         wait_for(lambda: not names & set(admin.list_topics()), what="the topics to go")
