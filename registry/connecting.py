@@ -41,11 +41,11 @@ class Connection(Generic[Connected]):
         return self._error
 
     def get(self, wait_s: float) -> Connected | None:
-        """Return the connection, waiting at most so long for it; None where there is none yet."""
+        """Return the connection, waiting at most so long for it or for the first try to fail; None where there is none yet."""
         with self._changed:
             if self._connected is None and not self._stopped.is_set():
                 self._begin()
-                self._changed.wait_for(lambda: self._connected is not None, wait_s)
+                self._changed.wait_for(lambda: self._connected is not None or self._error is not None, wait_s)
             return self._connected
 
     def give_up(self) -> None:
@@ -80,7 +80,9 @@ class Connection(Generic[Connected]):
             try:
                 connected = self._make()
             except EverstillError as error:
-                self._error = error
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
                 self._stopped.wait(PAUSE_S)
                 continue
             with self._changed:

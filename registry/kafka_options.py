@@ -3,6 +3,8 @@
 Pure functions, any thread; `Attempt` belongs to the thread that makes one client.
 """
 
+import logging
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,65 +66,95 @@ def _unusable(key: str, path: object, error: OSError) -> ConfigurationError:
     )
 
 
-class Attempt:
-    """Makes the network client inside one client of kafka-python, to be given as its `kafka_client`.
+class Attempt(logging.Handler):
+    """One making of a client of kafka-python: what its constructor leaves undone. Used as `with Attempt(...) as attempt`.
 
-    Two things that kafka-python 3.0 doesn't do: a client whose constructor fails leaves sockets and a thread behind (`abandon` ends
-    them), and `allow_auto_create_topics` is ignored, so that asking for a topic would make it with the broker's defaults.
+    Given as `kafka_client`, it makes the network client inside, and sees to three things that kafka-python 3.0 doesn't do: a constructor
+    that fails leaves sockets and a thread behind; `allow_auto_create_topics` is ignored, so that asking for a topic would make it with
+    the broker's defaults; and why brokers end a connection is in its log, not in its errors.
     """
 
-    def __init__(self, make: Callable[..., Any]) -> None:
+    def __init__(self, settings: KafkaSection, make: Callable[..., Any]) -> None:
+        super().__init__(logging.WARNING)
+        self._settings = settings
         self._make = make
         self._client: Any = None
+        self._reason = ""
 
     def __call__(self, **configs: Any) -> Any:
         self._client = self._make(**configs)
         self._client.cluster.config["allow_auto_create_topics"] = False
         return self._client
 
-    def abandon(self) -> None:
-        """End what the failed constructor began."""
+    def __enter__(self) -> "Attempt":
+        knock(self._settings)
+        _CONNECTIONS.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _CONNECTIONS.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember the last reason for which a connection ended."""
+        for value in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(value, Exception):
+                self._reason = str(value).removeprefix(f"{type(value).__name__}: ") or type(value).__name__
+
+    def failed(self) -> UnavailableError:
+        """Put away what the constructor began, and return the error that says why it failed."""
         if self._client is not None:
             self._client.close()
+        if not self._reason:
+            return unreachable(self._settings, f"no answer within {CONNECT_TIMEOUT_S:.0f} s")
+        return Unreachable(
+            f"Kafka at {self._settings.bootstrap} ends our connection: {self._reason}",
+            fix="Check stream.kafka.security, sasl_mechanism, username, password and ca",
+        )
 
-    def why(self) -> str:
-        """Return what brokers said against our name and password, empty where they said nothing."""
-        if self._client is None:
-            return ""
-        cluster, manager = self._client.cluster, self._client._manager
-        failures = (manager.auth_failure(broker.node_id) for broker in cluster.bootstrap_brokers())
-        return next((str(failure) for failure in failures if failure is not None), "")
+
+#: Where kafka-python logs how connections fare.
+_CONNECTIONS = logging.getLogger("kafka.net.manager")
+
+
+def knock(settings: KafkaSection) -> None:
+    """See that something listens at one of the addresses, before a client is made: that would keep trying, and leave sockets behind.
+
+    Raises:
+        Unreachable: nothing does.
+    """
+    reason = ""
+    for address in settings.bootstrap.split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+        else:
+            return
+    raise unreachable(settings, reason)
 
 
 class Unreachable(UnavailableError):
     """No broker answers; one may later."""
 
 
-def unreachable(settings: KafkaSection, error: Exception, said: str = "") -> UnavailableError:
-    """Return the error of brokers that can't be spoken to; `said` is what they said against our name and password."""
-    if said:
-        return UnavailableError(
-            f"Kafka at {settings.bootstrap} refuses us: {said}",
-            fix="Check stream.kafka.username, password and sasl_mechanism",
-        )
-    return Unreachable(
-        f"Kafka at {settings.bootstrap} doesn't answer: {error}",
-        fix="Check that a broker runs there, and stream.kafka.security",
-    )
+def unreachable(settings: KafkaSection, reason: object) -> Unreachable:
+    """Return the error of brokers that can't be spoken to."""
+    return Unreachable(f"Kafka at {settings.bootstrap} doesn't answer: {reason}", fix="Check that a broker runs there")
 
 
 def check_partitions(wanted: Mapping[str, int], found: Mapping[str, int]) -> None:
     """Compare topics' numbers of partitions with those that are wanted.
 
     Raises:
-        UnavailableError: one is missing, or has fewer.
+        UnavailableError: one is missing, or has another number.
     """
     missing = [name for name in wanted if not found.get(name)]
     if missing:
         raise UnavailableError(f"Kafka has no topic {', '.join(missing)}", fix=CREATE_FIX)
     for name, count in wanted.items():
-        if found[name] < count:
+        if found[name] != count:
             raise UnavailableError(
-                f"topic {name} has {found[name]} partitions, stream.partitions is {count}",
-                fix="Set stream.partitions to what the topic has",
+                f"topic {name} has {found[name]} partitions, and has to have {count}",
+                fix="Set stream.partitions to what the topics of pairs and labels have; all others have one partition",
             )

@@ -21,7 +21,14 @@ from distill_loop.stream.consumer import Gap, Message, Position
 from protos.errors import EverstillError, UnavailableError
 from protos.topics import topic
 from registry.connecting import Connection
-from registry.kafka_options import CONNECT_TIMEOUT_S, Attempt, Unreachable, check_partitions, options, unreachable
+from registry.kafka_options import (
+    CONNECT_TIMEOUT_S,
+    Attempt,
+    Unreachable,
+    check_partitions,
+    options,
+    unreachable,
+)
 from registry.sections import KafkaSection, StreamSection
 
 #: Bytes that are read ahead, in all partitions together, and one answer of each broker more.
@@ -33,6 +40,8 @@ FETCH_BYTES = 16 * 2**20
 PARTITION_FETCH_BYTES = 4 * 2**20
 #: Longest wait for messages that the broker is known to have.
 FETCH_WAIT_S = 0.1
+#: A broker without messages answers after so long; a question waits behind that.
+FETCH_MAX_WAIT_MS = 100
 #: A broker that brought nothing for so long is asked for its offsets, and has so long to answer.
 QUIET_S = 1.0
 ANSWER_S = 2.0
@@ -260,24 +269,23 @@ def connect(settings: KafkaSection, client_id: str) -> Any:
     Raises:
         UnavailableError: no broker answers, or they refuse us. ConfigurationError: a certificate can't be used.
     """
-    attempt = Attempt(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"])
-    try:
-        return kafka.KafkaConsumer(
-            **options(settings),
-            kafka_client=attempt,
-            client_id=client_id,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_bytes=FETCH_BYTES,
-            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-            enable_incremental_fetch_sessions=False,
-            fetch_max_wait_ms=100,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-        )
-    except (kafka.errors.KafkaError, OSError) as error:
-        attempt.abandon()
-        raise unreachable(settings, error, attempt.why()) from None
+    with Attempt(settings, kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"]) as attempt:
+        try:
+            return kafka.KafkaConsumer(
+                **options(settings),
+                kafka_client=attempt,
+                client_id=client_id,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                fetch_max_bytes=FETCH_BYTES,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+                fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+                enable_incremental_fetch_sessions=False,  # sessions that partitions leave and join all the time
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+            )
+        except (kafka.errors.KafkaError, OSError):
+            raise attempt.failed() from None
 
 
 def _first(waiting: collections.deque[Message], count: int) -> list[Message]:

@@ -111,17 +111,16 @@ class Brokers:
     def __init__(self, settings: KafkaSection) -> None:
         self._settings = settings
         known = kafka.KafkaAdminClient.DEFAULT_CONFIG
-        attempt = Attempt(known["kafka_client"])
-        try:
-            self._client = kafka.KafkaAdminClient(
-                **{name: value for name, value in options(settings).items() if name in known},
-                kafka_client=attempt,
-                client_id="everstill-stream",
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-            )
-        except (kafka.errors.KafkaError, OSError) as error:
-            attempt.abandon()
-            raise unreachable(settings, error, attempt.why()) from None
+        with Attempt(settings, known["kafka_client"]) as attempt:
+            try:
+                self._client = kafka.KafkaAdminClient(
+                    **{name: value for name, value in options(settings).items() if name in known},
+                    kafka_client=attempt,
+                    client_id="everstill-stream",
+                    request_timeout_ms=REQUEST_TIMEOUT_MS,
+                )
+            except (kafka.errors.KafkaError, OSError):
+                raise attempt.failed() from None
 
     def __enter__(self) -> "Brokers":
         return self

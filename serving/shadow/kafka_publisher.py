@@ -24,13 +24,21 @@ import kafka.errors
 from protos.errors import EverstillError, FormatError
 from protos.topics import DEAD, KINDS, LABELS, PAIRS, topic
 from registry.connecting import Connection
-from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, check_partitions, options, unreachable
+from registry.kafka_options import (
+    CONNECT_TIMEOUT_S,
+    OVERHEAD_BYTES,
+    Attempt,
+    check_partitions,
+    options,
+)
 from registry.sections import StreamSection
 from serving.shadow.message import Message, StreamUnavailable
 
 #: A batch of one partition is sent when it has so many bytes, or when this time passed: a publish hands over what it has in one go.
 BATCH_BYTES = 2**20
 LINGER_MS = 2
+#: A topic that no broker knows is asked for so long.
+TOPIC_WAIT_MS = 1500
 #: The first try of a stream that was away waits so long; each one that fails doubles it.
 FIRST_TRY_S = 0.5
 #: A stream that fails is left alone for a moment; one that is tried again in vain so many times as long, and at most `REST_S`.
@@ -124,30 +132,30 @@ class KafkaPublisher:
             ) from None
 
     def _connect(self) -> Any:
-        attempt = Attempt(kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"])
         patience_ms = int(self._settings.acknowledge_timeout_s * 1000)
         compression = self._settings.compression
+        with Attempt(self._settings, kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"]) as attempt:
+            try:
+                producer = kafka.KafkaProducer(
+                    **options(self._settings),
+                    kafka_client=attempt,
+                    client_id=f"everstill-mirror-{self._model}",
+                    acks="all",
+                    enable_idempotence=True,
+                    compression_type=None if compression == "none" else compression,
+                    batch_size=min(BATCH_BYTES, self._settings.max_message_bytes),
+                    linger_ms=LINGER_MS,
+                    max_request_size=self._settings.max_message_bytes + OVERHEAD_BYTES,
+                    max_block_ms=TOPIC_WAIT_MS,
+                    # A leader that is silent is asked again, or another one is, while we still wait. We say when it is over.
+                    request_timeout_ms=max(patience_ms // 2, 100),
+                    delivery_timeout_ms=100 * patience_ms + LINGER_MS,
+                )
+            except (kafka.errors.KafkaError, OSError):
+                raise attempt.failed() from None
         try:
-            producer = kafka.KafkaProducer(
-                **options(self._settings),
-                kafka_client=attempt,
-                client_id=f"everstill-mirror-{self._model}",
-                acks="all",
-                enable_idempotence=True,
-                compression_type=None if compression == "none" else compression,
-                batch_size=min(BATCH_BYTES, self._settings.max_message_bytes),
-                linger_ms=LINGER_MS,
-                max_request_size=self._settings.max_message_bytes + OVERHEAD_BYTES,
-                max_block_ms=int(CONNECT_TIMEOUT_S * 1000),
-                # A leader that is silent is asked again, or another one is, while we still wait. We say when it is over, never the library.
-                request_timeout_ms=max(patience_ms // 2, 100),
-                delivery_timeout_ms=100 * patience_ms + LINGER_MS,
-            )
-        except (kafka.errors.KafkaError, OSError) as error:
-            attempt.abandon()
-            raise unreachable(self._settings, error, attempt.why()) from None
-        try:
-            check_partitions(self._partitions, {name: _count(producer, name) for name in self._partitions})
+            for name, count in self._partitions.items():
+                check_partitions({name: count}, {name: _count(producer, name)})
         except EverstillError:
             _bury(producer)
             raise

@@ -41,7 +41,7 @@ class EitherStream:
 
     def consumer(self) -> Consumer:
         """Return a consumer of pairs and trials, closed at the end."""
-        consumer = open_consumer(self.settings, MODEL, {PAIRS: PARTITIONS, TRIALS: 1})
+        consumer = open_consumer(self.settings, MODEL, {PAIRS: self.settings.partitions, TRIALS: 1})
         self.stack.callback(consumer.close)
         return consumer
 
@@ -92,13 +92,13 @@ def on_kafka(bootstrap: str, **options: object) -> StreamSection:
     return StreamSection(partitions=PARTITIONS, kafka=KafkaSection.model_validate(section))
 
 
-def create_topics(settings: StreamSection, **options: object) -> None:
+def create_topics(settings: StreamSection, *, configs: dict[str, str] | None = None, **options: object) -> None:
     """Make the topics of the settings."""
     wanted = {
         topic(MODEL, kind, settings.prefix): {
             "num_partitions": PARTITIONS if kind in (PAIRS, LABELS) else 1,
             "replication_factor": settings.kafka.replication,
-            "configs": {"min.insync.replicas": str(settings.kafka.min_insync)},
+            "configs": {"min.insync.replicas": str(settings.kafka.min_insync), **(configs or {})},
         }
         for kind in KINDS
     }
