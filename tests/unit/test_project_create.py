@@ -224,7 +224,10 @@ def test_what_is_written_for_any_inputs_is_python_and_toml(inputs: tuple[Any, ..
 
     files = render(Plan("m", "host:1", True, "big", found, student="mine:make"), with_student=True)
 
-    EverstillSettings.model_validate(tomllib.loads(files["everstill.toml"]))
+    uncommented = files["everstill.toml"].replace("# [stream.kafka]", "[stream.kafka]").replace("# boot", "boot")
+    for text in (files["everstill.toml"], uncommented):
+        settings = EverstillSettings.model_validate(tomllib.loads(text))
+    assert settings.stream.kafka.bootstrap == "127.0.0.1:9092"
     compile(files["mine.py"], "mine.py", "exec")
     call = files["README.md"].split("```python\n")[1].split("```")[0]
     compile(call, "README.md", "exec")
