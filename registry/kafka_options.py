@@ -4,6 +4,7 @@ Pure functions, any thread; `Attempt` belongs to the thread that makes one clien
 """
 
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -95,10 +96,11 @@ class Attempt(logging.Handler):
         _CONNECTIONS.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember the last reason for which a connection ended."""
+        """Remember why a connection ended: that it did, or that time is over, is no reason where there is a better one."""
         for value in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(value, Exception):
-                self._reason = str(value).removeprefix(f"{type(value).__name__}: ") or type(value).__name__
+            text = _CLASSES.sub("", str(value))
+            if isinstance(value, Exception) and text and not text.startswith("Unable to bootstrap"):
+                self._reason = self._reason if self._reason and _VAGUE.search(text) else text
 
     def failed(self) -> UnavailableError:
         """Put away what the constructor began, and return the error that says why it failed."""
@@ -112,8 +114,10 @@ class Attempt(logging.Handler):
         )
 
 
-#: Where kafka-python logs how connections fare.
-_CONNECTIONS = logging.getLogger("kafka.net.manager")
+#: Where kafka-python logs how connections fare, what says little there, and the names before its reasons.
+_CONNECTIONS = logging.getLogger("kafka.net")
+_VAGUE = re.compile("socket disconnected|timed out")
+_CLASSES = re.compile(r"^(\[Error \d+\] )?(\w+Error: )+")
 
 
 def knock(settings: KafkaSection) -> None:

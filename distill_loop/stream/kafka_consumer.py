@@ -75,7 +75,7 @@ class KafkaConsumer:
         self._connection = Connection(self._connect, _put_away, name=f"kafka-consumer-{model}")
         self._client: Any = None
         self._answered_at = 0.0
-        self._connect_wait_s = CONNECT_TIMEOUT_S + 1.0
+        self._connect_wait_s = CONNECT_TIMEOUT_S + 2.0
 
     def positions(self) -> dict[Position, int]:
         """Return the next offset of each partition."""
