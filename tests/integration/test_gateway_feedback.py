@@ -4,14 +4,18 @@ import asyncio
 import pathlib
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from protos import control_pb2 as pb
 from protos import records_pb2 as records
 from protos.records import mint_record_id, row_record_id
 from registry.sections import ModelSection, TensorSpec
 from serving.config import CaptureSection, TeacherSection
+from serving.gateway.feedback import SEND
 from serving.rpc.aio import AsyncInferenceClient
 from serving.rpc.client import InferenceClient, InvalidRequest, Overloaded
 from serving.rpc.control_pb2_grpc import FeedbackStub
@@ -122,7 +126,7 @@ def test_wrong_feedback_is_refused_with_what_to_do(served: Callers, name: str) -
 
 
 def test_bytes_that_are_no_feedback_and_calls_that_are_none_are_refused(served: Callers) -> None:
-    raw = served.channel.unary_unary("/everstill.v1.Feedback/Send")
+    raw = served.channel.unary_unary(SEND)
     other = served.channel.unary_unary("/everstill.v1.Feedback/Sent")
 
     assert refused(lambda: raw(b"\xff", timeout=5)) == (
@@ -133,6 +137,38 @@ def test_bytes_that_are_no_feedback_and_calls_that_are_none_are_refused(served: 
         "UNIMPLEMENTED",
         "this gateway has no call 'Sent'. It answers Send",
     )
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60)
+    | st.builds(
+        pb.FeedbackRequest,
+        record_id=st.binary(max_size=20) | st.just(RECORD_ID),
+        label=st.text(max_size=20) | st.sampled_from(["0", "2", "3", "-1", "\u0663"]),
+        model_name=st.sampled_from(["", "two", "named", "\0"]),
+        row=st.integers(0, 2**32 - 1) | st.just(0),
+    ).map(lambda request: request.SerializeToString())
+)
+def test_whatever_is_sent_is_taken_or_refused_with_a_status_to_act_on(served: Callers, data: bytes) -> None:
+    call = served.channel.unary_unary(SEND, response_deserializer=pb.FeedbackResponse.FromString)
+    served.room.told.clear()
+
+    code = "OK"
+    try:
+        call(data, timeout=5)
+    except grpc.RpcError as error:
+        code = error.code().name
+
+    assert code in ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
+    assert len(served.room.told) == (code == "OK")
+    if code != "OK":
+        return
+    truth = served.room.told.pop()
+    request = pb.FeedbackRequest.FromString(data)
+    names = {"two": ("0", "1", "2"), "named": NAMED.labels}[request.model_name]
+    assert names[truth.label_class] == truth.label == request.label
+    assert truth.record_id == row_record_id(request.record_id, request.row)
 
 
 def test_feedback_on_a_row_of_an_answer_reaches_the_hand_over() -> None:
