@@ -85,6 +85,7 @@ def state_of(settings: EverstillSettings, body: dict[str, Any]) -> dict[str, Any
         "pairs": pairs.get("learned", 0) + pairs.get("held_out", 0),
         "pairs_needed": settings.release.bootstrap_pairs,
         "lag": loop.get("lag"),
+        "away": loop.get("away") or "",
         "rows": (body["traffic"] or {}).get("rows"),
         "teacher_share": (body["traffic"] or {}).get("teacher_share"),
         "trial": {
@@ -110,6 +111,8 @@ def sentence(state: dict[str, Any]) -> str:
         parts.append(f"agreement {agreement['estimate']:.3f} [{agreement['low']:.3f}, {agreement['high']:.3f}]")
     if state["rows"]:
         parts.append(f"{state['rows']:,} rows, teacher asked about {state['teacher_share']:.1%}")
+    if state["away"]:
+        parts.append(f"the stream is away, what is sampled waits on disk: {state['away']}")
     if trial := state["trial"]:
         if trial["total"] is None:
             parts.append(f"trial of {trial['version']} begins")

@@ -31,7 +31,7 @@ from tests.support.in_process import everstill, two_versions
 
 STATE: dict[str, Any] = {
     "event": "state", "model": "m", "live": None, "passes_through": True, "agreement": None, "pairs": 12, "pairs_needed": 256,
-    "lag": 0, "rows": 0, "teacher_share": None, "trial": None, "last_cut": None,
+    "lag": 0, "away": "", "rows": 0, "teacher_share": None, "trial": None, "last_cut": None,
 }  # fmt: skip
 AGREEMENT = {"estimate": 0.9, "low": 0.88, "high": 0.92, "num": 500}
 TRIAL = {"version": "abc", "wins": 12, "losses": 3, "total": 240, "log_e": 1.2, "needed_log_e": 4.605}
@@ -52,6 +52,10 @@ def models(tmp_path: pathlib.Path) -> dict[str, EverstillSettings]:
         (
             {"live": "v1", "rows": 1000, "teacher_share": 0.12},
             "version v1 serves; 1,000 rows, teacher asked about 12.0%",
+        ),
+        (
+            {"live": "v1", "away": "Kafka at k:1 doesn't answer"},
+            "version v1 serves; the stream is away, what is sampled waits on disk: Kafka at k:1 doesn't answer",
         ),
         ({"live": "v1", "trial": {**TRIAL, "total": None}}, "version v1 serves; trial of abc begins"),
         ({"live": "v1", "trial": TRIAL}, "version v1 serves; trial of abc: 12 wins, 3 losses of 240, E 3.32 of 100"),
