@@ -74,7 +74,7 @@ class MirrorEnd:
 
         settings = load(folder / "everstill.toml", ServingSettings)
         teacher: Any = InstantTeacher()
-        self._mirror = mirror_app._compose(settings, teacher, open_publisher(settings.stream, settings.model.name))
+        self._mirror = mirror_app.compose(settings, teacher, open_publisher(settings.stream, settings.model.name))
 
     def go(self, num_pairs: int) -> None:
         """Empty the ring."""

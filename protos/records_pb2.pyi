@@ -224,7 +224,7 @@ class CaptureReport(_message.Message):
         taken: int
         def __init__(self, arm: _Optional[str] = ..., taken: _Optional[int] = ...) -> None: ...
     class Stratum(_message.Message):
-        __slots__ = ("stratum", "seen", "confidence_sum", "arms", "dropped", "missing", "pending", "sampled", "published", "spooled")
+        __slots__ = ("stratum", "seen", "confidence_sum", "arms", "dropped", "missing", "pending", "sampled", "published", "spooled", "gaps")
         STRATUM_FIELD_NUMBER: _ClassVar[int]
         SEEN_FIELD_NUMBER: _ClassVar[int]
         CONFIDENCE_SUM_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +235,7 @@ class CaptureReport(_message.Message):
         SAMPLED_FIELD_NUMBER: _ClassVar[int]
         PUBLISHED_FIELD_NUMBER: _ClassVar[int]
         SPOOLED_FIELD_NUMBER: _ClassVar[int]
+        GAPS_FIELD_NUMBER: _ClassVar[int]
         stratum: str
         seen: int
         confidence_sum: float
@@ -245,7 +246,8 @@ class CaptureReport(_message.Message):
         sampled: int
         published: int
         spooled: int
-        def __init__(self, stratum: _Optional[str] = ..., seen: _Optional[int] = ..., confidence_sum: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[CaptureReport.ArmCount, _Mapping]]] = ..., dropped: _Optional[int] = ..., missing: _Optional[int] = ..., pending: _Optional[int] = ..., sampled: _Optional[int] = ..., published: _Optional[int] = ..., spooled: _Optional[int] = ...) -> None: ...
+        gaps: int
+        def __init__(self, stratum: _Optional[str] = ..., seen: _Optional[int] = ..., confidence_sum: _Optional[float] = ..., arms: _Optional[_Iterable[_Union[CaptureReport.ArmCount, _Mapping]]] = ..., dropped: _Optional[int] = ..., missing: _Optional[int] = ..., pending: _Optional[int] = ..., sampled: _Optional[int] = ..., published: _Optional[int] = ..., spooled: _Optional[int] = ..., gaps: _Optional[int] = ...) -> None: ...
     class Span(_message.Message):
         __slots__ = ("start_unix_ns", "end_unix_ns")
         START_UNIX_NS_FIELD_NUMBER: _ClassVar[int]

@@ -24,6 +24,10 @@ _HEADER = struct.Struct("<8s8s12s")
 _PLACE = struct.Struct("<I?")
 
 
+class KeyMissing(FormatError):
+    """Something was sealed with a key that isn't configured; it is whole, and readable once the key is."""
+
+
 class AtRest:
     """Seals with the first key and opens with any.
 
@@ -62,7 +66,8 @@ class AtRest:
         """Return what was sealed; bytes that never were come back as they are.
 
         Raises:
-            FormatError: the key isn't configured any more, or the bytes were changed or belong to another place.
+            KeyMissing: the key isn't configured any more.
+            FormatError: the bytes were changed or belong to another place.
         """
         if not written.startswith(MAGIC):
             return written
@@ -70,7 +75,7 @@ class AtRest:
             raise FormatError("a sealed piece is cut short")
         _, name, nonce = _HEADER.unpack_from(written)
         if name not in self._ciphers:
-            raise FormatError(
+            raise KeyMissing(
                 f"this was sealed with the key {name.hex()}, which isn't configured",
                 fix="Name it in at_rest.previous_keys",
             )

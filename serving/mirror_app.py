@@ -7,30 +7,37 @@ thread for each model; they share nothing but the stream's file. The control cha
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from protos.errors import EverstillError
 from registry import logs
+from registry.at_rest import AtRest
 from registry.bundle import fetch_bundle
 from registry.pointers import Trial
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 from serving.config import ServingSettings
 from serving.control_channel import ControlChannel
+from serving.shadow.asking import Asking
 from serving.shadow.budget import Budget
 from serving.shadow.capture import KINDS
-from serving.shadow.message import Message, Publisher
+from serving.shadow.journal import Journal
+from serving.shadow.judging import Judging
+from serving.shadow.message import Publisher
 from serving.shadow.mirror import Identity, Mirror
+from serving.shadow.placing import Placing
 from serving.shadow.publishers import open_publisher
 from serving.shadow.rings import Rings, folder_of
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
 from serving.student.session import StudentSession
 from serving.teacher.client import TeacherClient
-from serving.telemetry import DROPPED
+
+#: Largest message of the embedded stream; Kafka's is a setting.
+MOST_MESSAGE_BYTES = 64 * 2**20
 
 
 class MirroredModel:
@@ -39,7 +46,7 @@ class MirroredModel:
     def __init__(self, settings: ServingSettings) -> None:
         self._teacher = TeacherClient(settings.teacher)
         self._publisher = open_publisher(settings.stream, settings.model.name)
-        self.mirror = _compose(settings, self._teacher, self._publisher)
+        self.mirror = compose(settings, self._teacher, self._publisher)
         self.follower = TrialFollower(open_store(settings.registry.url), settings, self.mirror)
         self._drain_deadline_s = settings.gateway.drain_deadline_s
         self._log = structlog.get_logger(model=settings.model.name)
@@ -97,40 +104,45 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     return 1 if threads.failed else 0
 
 
-def _compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publisher) -> Mirror:
-    folder = folder_of(settings.capture.dir, settings.model.name)
+def compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publisher) -> Mirror:
+    """Return the mirror of one model."""
+    model, capture = settings.model.name, settings.capture
+    folder = folder_of(capture.dir, model)
+    at_rest = AtRest.of(settings.at_rest)
+    kafka = settings.stream.kafka
+    max_message_bytes = kafka.max_message_bytes if kafka.bootstrap else MOST_MESSAGE_BYTES
+
+    def open_spool(name: str, position: Sequence[int] | None) -> Spool:
+        return Spool(
+            folder / f"spool-{name}",
+            max_bytes=capture.spool_bytes // 2,  # each of the two has half of the bound
+            retention_s=capture.spool_retention_s,
+            position=position,
+            at_rest=at_rest,
+        )
+
     rings = Rings.open(folder)
+    budget = Budget(settings.teacher, rings)
     return Mirror(
         Identity(
             gateway=settings.gateway.id,
-            model=settings.model.name,
+            model=model,
             partitions=settings.stream.partitions,
-            teacher_kind=KINDS[settings.teacher.kind],
-            max_batch=settings.teacher.max_batch,
-            report_interval_s=settings.capture.report_interval_s,
-            key=settings.capture.key,
+            report_interval_s=capture.report_interval_s,
+            max_message_bytes=max_message_bytes,
         ),
         rings,
-        Budget(settings.teacher, rings),
-        teacher,
-        publisher,
-        waiting_teacher=_spool(settings, "teacher", rows_of=lambda payload: 1),
-        waiting_stream=_spool(settings, "stream", rows_of=lambda payload: Message.from_spool(payload).num_rows),
-        breaker_open=lambda: teacher.breaker.is_open,
-    )
-
-
-def _spool(settings: ServingSettings, name: str, *, rows_of: Callable[[bytes], int]) -> Spool:
-    """Each of the two spools has half of the bound."""
-
-    def count_dropped(payloads: list[bytes], reason: str) -> None:
-        DROPPED.labels("served", reason, settings.model.name).inc(sum(map(rows_of, payloads)))
-
-    return Spool(
-        folder_of(settings.capture.dir, settings.model.name) / f"spool-{name}",
-        max_bytes=settings.capture.spool_bytes // 2,
-        retention_s=settings.capture.spool_retention_s,
-        on_dropped=count_dropped,
+        budget,
+        Judging(budget, capture.key),
+        Asking(
+            teacher,
+            budget,
+            model=model,
+            kind=KINDS[settings.teacher.kind],
+            max_batch=settings.teacher.max_batch,
+            breaker_open=lambda: teacher.breaker.is_open,
+        ),
+        Placing(model, rings, Journal(folder, at_rest), publisher, open_spool, max_message_bytes=max_message_bytes),
     )
 
 

@@ -11,8 +11,10 @@ from protos import records_pb2 as records
 from protos.topics import KINDS
 
 MAX_SOURCES = 1024
-#: Counters of a stratum; pending and spooled are what waits now, and end with their epoch.
-COUNTERS = ("seen", "sampled", "published", "missing", "dropped")
+#: Counters of a stratum that a worker tells, and those that the mirror beside it tells of all its workers, which repeats some of theirs; pending and
+#: spooled are what waits now, and end with their epoch.
+OF_WORKERS, OF_MIRRORS = ("seen", "confidence_sum"), ("sampled", "published", "missing", "dropped")
+COUNTERS = ("seen", *OF_MIRRORS)
 WAITING = ("pending", "spooled")
 
 Source = tuple[str, int, bool]
@@ -42,7 +44,7 @@ class Reports:
     def strata(self) -> dict[str, dict[str, Any]]:
         """Return what was counted of each stratum, by all sources together, in rows."""
         total = records.CaptureReport()
-        _add(total, self._ended)
+        total.CopyFrom(self._ended)
         strata = {}
         for report in self._newest.values():
             _add(total, report)
@@ -53,7 +55,7 @@ class Reports:
             if stratum.seen and stratum.confidence_sum:
                 strata[stratum.stratum]["mean_confidence"] = stratum.confidence_sum / stratum.seen
         for report in self._newest.values():
-            for stratum in report.strata:
+            for stratum in report.strata if report.mirror else ():
                 for name in WAITING:
                     strata[stratum.stratum][name] += getattr(stratum, name)
         return strata
@@ -102,7 +104,7 @@ def _add(total: records.CaptureReport, report: records.CaptureReport) -> None:
     for stratum in report.strata:
         ours = next((one for one in total.strata if one.stratum == stratum.stratum), None)
         ours = ours or total.strata.add(stratum=stratum.stratum)
-        for name in (*COUNTERS, "confidence_sum"):
+        for name in OF_MIRRORS if report.mirror else OF_WORKERS:
             setattr(ours, name, getattr(ours, name) + getattr(stratum, name))
         for arm in stratum.arms:
             taken = next((one for one in ours.arms if one.arm == arm.arm), None) or ours.arms.add(arm=arm.arm)

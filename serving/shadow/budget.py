@@ -4,6 +4,7 @@ Two bounds at once: a share of the rows that all workers answered (with a burst 
 the rings' headers, so a restarted mirror goes on where it was. One thread.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -48,18 +49,31 @@ class Budget:
 
     def reserve(self, rows: int) -> bool:
         """Take the right to ask about `rows` rows once; False where either bound forbids it."""
-        now = self._clock()
-        rate = self._settings.max_calls_per_s
-        self._tokens = min(self._depth, self._tokens + (now - self._refilled_at) * rate)
-        self._refilled_at = now
-        spent = self._ring.teacher_rows
-        if spent + rows > allowed_rows(self._settings, self._ring.rows_seen) or self._tokens < rows:
+        if self._left() < rows:
             return False
-        self._tokens -= rows
-        self._ring.teacher_rows = spent + rows
+        self._spend(rows)
         return True
+
+    def reserve_up_to(self, rows: int) -> int:
+        """Take the right to ask about as many of `rows` rows as both bounds allow; returns how many."""
+        allowed = max(0, min(rows, math.floor(self._left())))
+        if allowed:
+            self._spend(allowed)
+        return allowed
 
     def refund(self, rows: int) -> None:
         """Give back what was reserved and not spent."""
         self._tokens += rows
         self._ring.teacher_rows -= rows
+
+    def _left(self) -> float:
+        """Return how many rows both bounds leave now."""
+        now = self._clock()
+        rate = self._settings.max_calls_per_s
+        self._tokens = min(self._depth, self._tokens + (now - self._refilled_at) * rate)
+        self._refilled_at = now
+        return min(self._tokens, allowed_rows(self._settings, self._ring.rows_seen) - self._ring.teacher_rows)
+
+    def _spend(self, rows: int) -> None:
+        self._tokens -= rows
+        self._ring.teacher_rows += rows

@@ -224,6 +224,11 @@ class Ring:
         return self._cursor
 
     @property
+    def has_moved(self) -> bool:
+        """Whether something was read, or passed over unread, that isn't accepted."""
+        return self._cursor != self._word(READ)
+
+    @property
     def expected(self) -> int:
         """The sequence number after the last frame that was read through this object."""
         return self._expected
@@ -235,6 +240,11 @@ class Ring:
     def counts(self) -> dict[str, StratumCounts]:
         """Return the worker's counts by stratum."""
         return self._table.read()
+
+    @property
+    def counted_from(self) -> int:
+        """The sequence number from which on rows are counted by stratum."""
+        return self._word(COUNTED_FROM)
 
     @property
     def told(self) -> int:

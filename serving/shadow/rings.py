@@ -59,7 +59,7 @@ class Rings:
 
     def __init__(self, rings: Mapping[int, Ring]) -> None:
         self.by_worker = dict(sorted(rings.items()))
-        self._turns = list(self.by_worker.values())
+        self._turns = list(self.by_worker.items())
 
     @classmethod
     def open(cls, folder: pathlib.Path) -> "Rings":
@@ -81,27 +81,27 @@ class Rings:
     @property
     def pending_bytes(self) -> int:
         """Bytes written and not yet accepted."""
-        return sum(ring.pending_bytes for ring in self._turns)
+        return sum(ring.pending_bytes for ring in self.by_worker.values())
 
     @property
     def pending_frames(self) -> int:
         """Frames written and not yet accepted, lost ones included."""
-        return sum(ring.pending_frames for ring in self._turns)
+        return sum(ring.pending_frames for ring in self.by_worker.values())
 
     @property
     def rows_seen(self) -> int:
         """Rows that all workers answered since their rings were made."""
-        return sum(ring.rows_seen for ring in self._turns)
+        return sum(ring.rows_seen for ring in self.by_worker.values())
 
     @property
     def gaps(self) -> int:
         """Sequence numbers that never came out."""
-        return sum(ring.gaps for ring in self._turns)
+        return sum(ring.gaps for ring in self.by_worker.values())
 
     @property
     def teacher_rows(self) -> int:
         """Rows asked of the teacher since the rings were made; the mirror's."""
-        return sum(ring.teacher_rows for ring in self._turns)
+        return sum(ring.teacher_rows for ring in self.by_worker.values())
 
     @teacher_rows.setter
     def teacher_rows(self, rows: int) -> None:
@@ -114,30 +114,34 @@ class Rings:
             if not change:
                 return
 
-    def read(self, max_frames: int) -> list[tuple[int, bytes]]:
-        """Return the next frames as (sequence, payload), oldest of each ring first, without accepting them."""
-        frames: list[tuple[int, bytes]] = []
-        for place, ring in enumerate(self._turns):
-            frames += _taken(ring, -(-(max_frames - len(frames)) // (len(self._turns) - place)))
-        for ring in self._turns:
-            frames += _taken(ring, max_frames - len(frames))
+    @property
+    def have_moved(self) -> bool:
+        """Whether something was read, or passed over unread, that isn't accepted."""
+        return any(ring.has_moved for ring in self.by_worker.values())
+
+    def read(self, max_frames: int, max_bytes: int = 2**62) -> list[tuple[int, list[bytes]]]:
+        """Return the next payloads with the number of their worker, oldest of each ring first, without accepting them."""
+        read: dict[int, list[bytes]] = {}
+        for leaves in (True, False):  # each ring its share, then to each what others have left
+            for place, (number, ring) in enumerate(self._turns):
+                share = len(self._turns) - place if leaves else 1
+                frames = ring.read(-(-max_frames // share), -(-max_bytes // share)) if max_frames > 0 else []
+                read.setdefault(number, []).extend(payload for _, payload in frames)
+                max_frames -= len(frames)
+                max_bytes -= sum(len(payload) for _, payload in frames)
         self._turns.append(self._turns.pop(0))  # another begins the next step
-        return frames
+        return list(read.items())
 
     def advance(self) -> None:
         """Accept all that `read` returned: its room is free, and it is never returned again."""
-        for ring in self._turns:
+        for ring in self.by_worker.values():
             ring.advance()
 
     def close(self) -> None:
         """Unmap the files."""
-        for ring in self._turns:
+        for ring in self.by_worker.values():
             ring.close()
 
     def __iter__(self) -> Iterator[tuple[int, Ring]]:
         """Return each worker's number and ring."""
         return iter(self.by_worker.items())
-
-
-def _taken(ring: Ring, max_frames: int) -> list[tuple[int, bytes]]:
-    return ring.read(max_frames) if max_frames > 0 and ring.pending_bytes else []

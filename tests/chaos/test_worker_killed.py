@@ -92,9 +92,7 @@ class Room:
         """Return what the spool holds: all that was ever sampled."""
         folder = folder_of(self.running.folder / "everstill-data/capture", MODEL)
         assert not any(ring.pending_bytes or ring.dropped for ring in self._rings)
-        spool = Spool(
-            folder / "spool-teacher", max_bytes=2**30, retention_s=1e9, on_dropped=lambda payloads, reason: None
-        )
+        spool = Spool(folder / "spool-teacher", max_bytes=2**30, retention_s=1e9)
         found = set()
         while payloads := spool.peek(1000):
             found |= {records.LogitPair.FromString(payload).record_id for payload in payloads}

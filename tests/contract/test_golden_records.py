@@ -18,7 +18,7 @@ ADDED_LATER = {
     "PairBatch": {"columns"},
     "Label": {"label_class", "known"},
     "CaptureReport": {"mirror", "topics", "labels", "time_unix_ns"},
-    "Stratum": {"sampled", "published", "spooled"},
+    "Stratum": {"sampled", "published", "spooled", "gaps"},
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 RECORD_ID = bytes.fromhex("01939a2b3c4d7e5f8a6b7c8d9eafb0c1")

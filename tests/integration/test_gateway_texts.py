@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from protos import columns
 from protos import inference_pb2 as pb
 from protos import records_pb2 as records
 from protos.embedded_stream import connect
@@ -128,5 +129,5 @@ def pairs_of(folder: pathlib.Path, num: int) -> list[records.LogitPair]:
         return []
     with contextlib.closing(connect(path)) as stream:
         batches = stream.execute("SELECT value FROM message WHERE topic LIKE '%.pairs'").fetchall()
-    found = [pair for (value,) in batches for pair in records.PairBatch.FromString(value).pairs]
+    found = [pair for (value,) in batches for pair in columns.unpack(records.PairBatch.FromString(value))]
     return found if len(found) == num else []

@@ -2,19 +2,26 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from protos import columns
 from protos import records_pb2 as records
 from protos.errors import EverstillError, UnavailableError
 from protos.records import ARM_TRIAL, ARM_UNIFORM, input_key, mint_record_id
 from protos.tensors import Array, from_record, to_record
+from registry.at_rest import AtRest
 from serving.config import TeacherSection
 from serving.shadow import ring as rings
+from serving.shadow.asking import Asking
 from serving.shadow.budget import Budget
+from serving.shadow.journal import Journal
+from serving.shadow.judging import Judging
 from serving.shadow.message import Message
 from serving.shadow.mirror import Identity, Mirror
+from serving.shadow.placing import Placing
+from serving.shadow.reports import reports_of
 from serving.shadow.ring import Ring
 from serving.shadow.rings import Rings
 from serving.shadow.spool import Spool
@@ -137,7 +144,8 @@ class FakeStream:
 
     def pairs(self) -> list[records.LogitPair]:
         """Return every published pair."""
-        return [pair for message in self.of("pairs") for pair in records.PairBatch.FromString(message.value).pairs]
+        batches = [records.PairBatch.FromString(message.value) for message in self.of("pairs")]
+        return [pair for batch in batches for pair in columns.unpack(batch)]
 
     def trial_rows(self) -> list[records.TrialRow]:
         """Return every published trial row."""
@@ -166,11 +174,19 @@ class Shadow:
     """A mirror among fakes, with the workers' ends of its rings; `worker` is the first."""
 
     def __init__(
-        self, folder: pathlib.Path, *, num_workers: int = 1, spool_bytes: int = 2**20, report_interval_s: float = 1e9
+        self,
+        folder: pathlib.Path,
+        *,
+        num_workers: int = 1,
+        spool_bytes: int = 2**20,
+        report_interval_s: float = 1e9,
+        max_message_bytes: int = 2**30,
+        at_rest: AtRest | None = None,
     ) -> None:
         self._folder = folder
         self._spool_bytes = spool_bytes
-        self._report_interval_s = report_interval_s
+        self._at_rest = at_rest
+        self._identity = Identity("gateway-1", "m", 2, report_interval_s, max_message_bytes)
         self._paths = [folder / (f"ring{number}" if number else "ring") for number in range(num_workers)]
         for path in self._paths:
             rings.create(path, 2**18)
@@ -180,28 +196,52 @@ class Shadow:
         self.teacher = FakeTeacher()
         self.stream = FakeStream()
         self.disk = Disk()
-        self.dropped: list[bytes] = []
+        self.journal: Journal | None = None
         self.restart()
 
     def restart(self, **budget: float) -> None:
         """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
+        if self.journal is not None:
+            self.journal.close()
         self.ring = Rings({number: Ring(path) for number, path in enumerate(self._paths)})
-        self.waiting_teacher, self.waiting_stream = self._spool("teacher"), self._spool("stream")
+        self.journal = Journal(self._folder, self._at_rest)
+        self.spools: dict[str, Spool] = {}
         settings = TeacherSection.model_validate(
             {"max_calls_per_s": 1e6, "budget_burst": 1_000_000, "budget_reserve": 1, **budget}
         )
-        identity = Identity(
-            "gateway-1", "m", 2, records.OUTPUT_KIND_PROBABILITIES, MAX_BATCH, self._report_interval_s, KEY
-        )
-        self.mirror = Mirror(
-            identity,
+        reserve = Budget(settings, self.ring, clock=lambda: 0.0)
+        self.placing = Placing(
+            "m",
             self.ring,
-            Budget(settings, self.ring, clock=lambda: 0.0),
-            self.teacher,
+            self.journal,
             self.stream,
-            waiting_teacher=self.waiting_teacher,
-            waiting_stream=self.waiting_stream,
+            self._open_spool,
+            max_message_bytes=self._identity.max_message_bytes,
         )
+        self.accounts = self.placing.accounts
+        self.mirror = Mirror(
+            self._identity,
+            self.ring,
+            reserve,
+            Judging(reserve, KEY),
+            Asking(self.teacher, reserve, model="m", kind=records.OUTPUT_KIND_PROBABILITIES, max_batch=MAX_BATCH),
+            self.placing,
+        )
+
+    @property
+    def waiting_teacher(self) -> Spool:
+        """The spool of pairs that wait for the teacher."""
+        return self.spools["teacher"]
+
+    @property
+    def waiting_stream(self) -> Spool:
+        """The spool of messages that wait for the stream."""
+        return self.spools["stream"]
+
+    def mirror_report(self) -> records.CaptureReport:
+        """Return what the mirror would report now."""
+        messages = reports_of("gateway-1", self.ring, self.accounts, self.placing.in_flight)
+        return records.CaptureReport.FromString(messages[-1].value)
 
     def hand_over(self, samples: list[records.Sample]) -> list[bytes]:
         """Put samples into the rings, in turn, and return their ids."""
@@ -209,7 +249,8 @@ class Shadow:
             worker = self.workers[self._num_handed % len(self.workers)]
             self._num_handed += 1
             worker.count_seen(1)
-            assert worker.append(sample.SerializeToString())
+            arms = tuple(taken.arm for taken in sample.arms)
+            assert worker.append(sample.SerializeToString(), stratum=sample.stratum, arms=arms)
         return [sample.record_id for sample in samples]
 
     def settle(self) -> None:
@@ -219,15 +260,26 @@ class Shadow:
                 return
         raise AssertionError("the mirror never came to rest")
 
-    def _spool(self, name: str) -> FillableSpool:
+    def _open_spool(self, name: str, position: Sequence[int] | None) -> Spool:
         spool = FillableSpool(
             self._folder / name,
             max_bytes=self._spool_bytes,
             retention_s=1e9,
-            on_dropped=lambda payloads, reason: self.dropped.extend(payloads),
+            position=position,
+            at_rest=self._at_rest,
         )
         spool.disk = self.disk
+        self.spools[name] = spool
         return spool
+
+
+def open_rows(report: records.CaptureReport) -> dict[str, int]:
+    """Return by stratum what a mirror's report leaves unaccounted for: nothing, where the equation closes."""
+    left = {
+        one.stratum: one.sampled - (one.published + one.missing + one.pending + one.spooled + one.dropped + one.gaps)
+        for one in report.strata
+    }
+    return {stratum: num for stratum, num in left.items() if num}
 
 
 def ids_of(shadow: Shadow) -> list[bytes]:

@@ -19,9 +19,12 @@ def make_report(
     seen: int = 0,
     accepted: int = 0,
     pending: int = 0,
+    sampled: int = 0,
+    mirror: bool = False,
 ) -> records.CaptureReport:
-    report = records.CaptureReport(gateway=gateway, worker=worker, epoch=epoch, time_unix_ns=time, mirror=accepted > 0)
-    stratum = report.strata.add(stratum="all", seen=seen, pending=pending, confidence_sum=seen / 2)
+    mirror = mirror or accepted > 0
+    report = records.CaptureReport(gateway=gateway, worker=worker, epoch=epoch, time_unix_ns=time, mirror=mirror)
+    stratum = report.strata.add(stratum="all", seen=seen, pending=pending, confidence_sum=seen / 2, sampled=sampled)
     stratum.arms.add(arm="uniform", taken=seen // 2)
     report.topics.add(kind=PAIRS, messages=accepted, records=2 * accepted)
     return report
@@ -31,6 +34,7 @@ def test_a_report_replaces_the_one_before_it() -> None:
     reports = Reports()
     for seen in (10, 20, 30):
         reports.take(make_report(seen=seen, pending=seen // 10, time=seen))
+        reports.take(make_report(pending=seen // 10, time=seen, mirror=True))
     reports.take(make_report(seen=20, time=20))  # a spool gave it again
 
     assert reports.strata()["all"]["seen"] == 30
@@ -43,20 +47,21 @@ def test_workers_and_mirrors_of_several_gateways_add_up() -> None:
     reports = Reports()
     for gateway in "ab":
         for worker in range(2):
-            reports.take(make_report(gateway=gateway, worker=worker, seen=10))
-        reports.take(make_report(gateway=gateway, accepted=3))
+            reports.take(make_report(gateway=gateway, worker=worker, seen=10, sampled=4))
+        reports.take(make_report(gateway=gateway, accepted=3, sampled=8))
 
     assert reports.strata()["all"]["seen"] == 40
+    assert reports.strata()["all"]["sampled"] == 16  # a mirror tells all that its workers sampled
     assert reports.accepted() == {PAIRS: 12}
 
 
 def test_a_source_that_begins_again_keeps_what_it_had_counted_and_nothing_of_what_waited() -> None:
     reports = Reports()
-    reports.take(make_report(epoch=1, seen=10, pending=4))
-    reports.take(make_report(epoch=2, seen=5, pending=1))
-    reports.take(make_report(epoch=1, seen=11, pending=4))  # late
+    reports.take(make_report(epoch=1, sampled=10, pending=4, mirror=True))
+    reports.take(make_report(epoch=2, sampled=5, pending=1, mirror=True))
+    reports.take(make_report(epoch=1, sampled=11, pending=4, mirror=True))  # late
 
-    assert (reports.strata()["all"]["seen"], reports.strata()["all"]["pending"]) == (15, 1)
+    assert (reports.strata()["all"]["sampled"], reports.strata()["all"]["pending"]) == (15, 1)
 
 
 def test_very_many_sources_are_summed_up() -> None:

@@ -8,7 +8,6 @@ import pytest
 from protos import records_pb2 as records
 from protos.records import ARM_PASS_THROUGH
 from protos.tensors import from_record, to_record
-from serving.shadow.message import Message
 from serving.shadow.ring import HEADER_BYTES
 from serving.telemetry import PUBLISHED
 from tests.support.shadow import NUM_CLASSES, Shadow, ids_of, make_sample, missing_rows, uniform
@@ -237,9 +236,9 @@ def test_what_the_full_spool_drops_is_counted(tmp_path: pathlib.Path) -> None:
     shadow.stream.away = False
     shadow.settle()
 
-    lost = sum(Message.from_spool(payload).num_rows for payload in shadow.dropped)
-    assert lost > 0
-    assert len(ids_of(shadow)) + lost == len(handed)
+    stratum, _ = shadow.mirror_report().strata
+    assert stratum.dropped > 0
+    assert len(ids_of(shadow)) + stratum.dropped == len(handed) == stratum.sampled
 
 
 # What came damaged
@@ -283,9 +282,17 @@ def test_reports_carry_the_denominators(tmp_path: pathlib.Path) -> None:
 
     shadow.settle()
 
-    report = records.CaptureReport.FromString(shadow.stream.of("reports")[-1].value)
-    assert (report.gateway, report.teacher_calls, report.last_sequence, report.gaps) == ("gateway-1", 2, 5, 0)
-    assert (report.strata[0].seen, report.strata[0].missing, report.strata[0].pending) == (100, 3, 0)
+    worker, mirror = (records.CaptureReport.FromString(one.value) for one in shadow.stream.of("reports")[-2:])
+    assert (worker.gateway, worker.teacher_calls, worker.last_sequence, worker.gaps) == ("gateway-1", 2, 5, 0)
+    assert not worker.mirror
+    assert mirror.mirror
+    served = worker.strata[0]
+    assert (served.stratum, served.seen, served.sampled, served.pending) == ("served", 100, 5, 0)
+    served = mirror.strata[0]
+    assert (served.stratum, served.sampled, served.published, served.missing) == ("served", 5, 2, 3)
+    assert [(one.kind, one.messages, one.records) for one in mirror.topics if one.kind == "pairs"] == [
+        ("pairs", len(shadow.stream.of("pairs")), 2)
+    ]
 
 
 def test_each_worker_has_a_report_of_its_own_and_their_sums_are_right(tmp_path: pathlib.Path) -> None:
@@ -295,11 +302,12 @@ def test_each_worker_has_a_report_of_its_own_and_their_sums_are_right(tmp_path: 
 
     shadow.settle()
 
-    reports = [records.CaptureReport.FromString(one.value) for one in shadow.stream.of("reports")[-2:]]
+    *reports, mirror = [records.CaptureReport.FromString(one.value) for one in shadow.stream.of("reports")[-3:]]
     assert [report.worker for report in reports] == [0, 1]
     assert [report.strata[0].seen for report in reports] == [3, 2]
-    assert sum(report.strata[0].missing for report in reports) == 3
+    assert [report.strata[0].sampled for report in reports] == [3, 2]
     assert sum(report.teacher_calls for report in reports) == 2
+    assert (mirror.strata[0].seen, mirror.strata[0].sampled, mirror.strata[0].missing) == (0, 5, 3)
 
 
 def test_a_graceful_stop_empties_the_ring(shadow: Shadow) -> None:
@@ -308,7 +316,7 @@ def test_a_graceful_stop_empties_the_ring(shadow: Shadow) -> None:
     assert shadow.mirror.empty(deadline_s=20.0)
 
     assert sorted(ids_of(shadow)) == sorted(handed)
-    assert len(shadow.stream.of("reports")) == 1
+    assert len(shadow.stream.of("reports")) == 2
 
 
 def test_a_graceful_stop_that_can_place_nothing_leaves_the_ring_as_it_is(shadow: Shadow) -> None:

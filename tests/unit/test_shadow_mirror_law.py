@@ -14,7 +14,7 @@ from tests.support.shadow import (
     Shadow,
     make_sample,
     make_trial_sample,
-    missing_rows,
+    open_rows,
     open_trial,
 )
 
@@ -68,6 +68,7 @@ class Story:
                 "disk": (shadow.disk, "full"),
             }[name]
             setattr(part, attribute, not getattr(part, attribute))
+        assert open_rows(shadow.mirror_report()) == {}
         assert len(shadow.teacher.asked) <= shadow.ring.teacher_rows <= 30 + 0.5 * shadow.ring.rows_seen
 
     def heal(self) -> None:
@@ -82,7 +83,6 @@ class Story:
 @given(STEPS, st.integers(1, 3))
 def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[str, Any]], num_workers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        before = missing_rows()
         story = Story(pathlib.Path(folder), num_workers)
 
         for name, num in steps:
@@ -91,13 +91,13 @@ def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[s
 
         shadow, stream = story.shadow, story.shadow.stream
         published = {pair.record_id for pair in stream.pairs()} | {row.record_id for row in stream.trial_rows()}
-        num_missing = missing_rows() - before
+        report = shadow.mirror_report()
         assert published <= set(story.handed)
-        assert len(story.handed) - len(published) <= num_missing
-        if ("kill", 0) not in steps:
-            assert len(story.handed) - len(published) == num_missing
-        if not {("kill", 0), ("disk", 0)} & set(steps):
-            assert len(stream.pairs()) == len({pair.record_id for pair in stream.pairs()})
+        assert open_rows(report) == {}
+        assert sum(one.sampled for one in report.strata) == len(story.handed)
+        assert sum(one.published for one in report.strata) == len(published)
+        assert sum(one.missing for one in report.strata) == len(story.handed) - len(published)
+        assert len(stream.pairs()) == len({pair.record_id for pair in stream.pairs()})
         assert shadow.ring.pending_bytes == shadow.waiting_teacher.num_bytes == shadow.waiting_stream.num_bytes == 0
         assert shadow.ring.gaps == 0
         assert settled_before_their_rows(stream.messages) == set()

@@ -19,6 +19,9 @@ MESSAGES = st.builds(
     partition=st.integers(0, 3),
     value=st.binary(max_size=20),
     num_records=st.integers(0, 9),
+    rows=st.lists(st.tuples(st.sampled_from(["served", "pass_through", "labels"]), st.integers(1, 9)), max_size=2).map(
+        tuple
+    ),
 )
 
 
@@ -33,13 +36,11 @@ def test_a_message_comes_out_of_the_spool_as_it_went_in(message: Message) -> Non
     assert Message.from_spool(message.to_spool()) == message
 
 
-def test_a_spool_of_before_names_the_whole_topic() -> None:
-    assert Message.from_spool(b"everstill.m.pairs\n2\n7\nvalue") == Message("pairs", 2, b"value", 7)
+def test_a_spool_of_before_names_the_whole_topic_and_no_strata() -> None:
+    old = Message.from_spool(b"everstill.m.pairs\n2\n7\nvalue")
 
-
-def test_a_report_holds_no_rows() -> None:
-    assert Message("pairs", 0, b"", 7).num_rows == 7
-    assert Message("reports", 0, b"", 1).num_rows == 0
+    assert old == Message("pairs", 2, b"value", 7, (("served", 7),))
+    assert Message.from_spool(b"everstill.m.reports\n0\n1\n").rows == ()
 
 
 def test_offsets_count_up_in_each_partition(tmp_path: pathlib.Path) -> None:

@@ -28,7 +28,7 @@ class Room:
             assert self.workers[worker].append(f"{worker}/{number}".encode())
 
     def read(self, max_frames: int) -> list[str]:
-        return [payload.decode() for _, payload in self.rings.read(max_frames)]
+        return [payload.decode() for _, payloads in self.rings.read(max_frames) for payload in payloads]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_what_was_read_and_not_accepted_is_read_again_by_the_next(room: Room) ->
     again = Rings.open(room.folder)
 
     assert room.rings.pending_frames == 4
-    assert len(again.read(100)) == 4
+    assert num_read(again) == 4
     again.advance()
     assert not again.pending_bytes
 
@@ -95,7 +95,7 @@ def test_a_ring_that_more_workers_left_is_read_until_it_is_empty(tmp_path: pathl
 
     after = Rings.open(tmp_path)
 
-    assert len(after.read(100)) == 5
+    assert num_read(after) == 5
     after.advance()
     assert not after.pending_bytes
     assert [worker for worker, _ in after] == [0, 1, 2, 3]
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_ring_is_passed_over(tmp_path: pathlib.Path) -> None:
     (tmp_path / "ring-x.mmap").write_bytes(b"another's")
     room.append(0, 1)
 
-    assert len(Rings.open(tmp_path).read(10)) == 1
+    assert num_read(Rings.open(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("loss", ["damaged", "gone", "another size"])
@@ -161,3 +161,7 @@ def test_the_first_rings_of_a_folder_owe_nothing(tmp_path: pathlib.Path) -> None
     prepare(tmp_path, 3, CAPACITY, lambda rows_seen: 100.0)
 
     assert Rings.open(tmp_path).teacher_rows == 0
+
+
+def num_read(rings: Rings) -> int:
+    return sum(len(payloads) for _, payloads in rings.read(100))

@@ -12,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.errors import UnavailableError
-from serving.shadow.spool import Spool
+from registry.at_rest import AtRest, KeyMissing
+from serving.shadow.spool import Position, Spool
 
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.lists(st.integers(0, 1500), min_size=1, max_size=4)),
         st.tuples(st.just("take"), st.integers(1, 6)),
-        st.tuples(st.just("restart"), st.none()),
+        st.tuples(st.sampled_from(["commit", "kill"]), st.none()),
     ),
     max_size=40,
 )
+KEY, OLD = bytes(range(32)), bytes(32)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,27 +35,45 @@ def _no_sync() -> Iterator[None]:
 
 
 class Keeper:
-    """A spool, what it dropped, and a clock."""
+    """A spool with its owner's journal, and a clock."""
 
-    def __init__(self, folder: pathlib.Path, *, max_bytes: int = 2**20, retention_s: float = 100.0) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, max_bytes: int = 2**20, retention_s: float = 100.0, keys: tuple[bytes, ...] = ()
+    ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self.retention_s = retention_s
+        self.keys = keys
         self.now = 1e9
-        self.dropped: list[bytes] = []
-        self.reasons: set[str] = set()
+        self.committed: Position | None = None
         self.spool = self.restart()
 
-    def restart(self) -> Spool:
-        """Open the folder anew, as after a crash."""
+    def commit(self) -> None:
+        """Commit the position, and clear what was taken."""
+        self.committed = self.spool.position
+        self.spool.clear()
+
+    def restart(self, *, position: bool = True) -> Spool:
+        """Open the folder anew, as after a crash, from the committed position."""
         self.spool = Spool(
             self.folder,
             max_bytes=self.max_bytes,
             retention_s=self.retention_s,
-            on_dropped=self._drop,
+            position=self.committed if position else None,
+            at_rest=AtRest(self.keys),
             clock=lambda: self.now,
         )
         return self.spool
+
+    def append(self, payloads: list[bytes]) -> list[bytes]:
+        """Append as the owner does; returns what was dropped for it."""
+        dropped = []
+        while not self.spool.has_room(payloads):
+            dropped += self.spool.peek_segment()
+            self.spool.take()
+            self.commit()
+        self.spool.append(payloads)
+        return dropped
 
     def take_all(self) -> list[bytes]:
         """Take everything that is left."""
@@ -61,15 +81,12 @@ class Keeper:
         while payloads := self.spool.peek(3):
             taken += payloads
             self.spool.take()
+        self.commit()
         return taken
 
     def bytes_on_disk(self) -> int:
         """Return the size of all segments."""
         return sum(path.stat().st_size for path in self.folder.glob("*.seg"))
-
-    def _drop(self, payloads: list[bytes], reason: str) -> None:
-        self.dropped += payloads
-        self.reasons.add(reason)
 
 
 def numbered(first: int, sizes: list[int]) -> list[bytes]:
@@ -82,54 +99,59 @@ def number_of(payload: bytes) -> int:
 
 @settings(max_examples=80, deadline=None)
 @given(STEPS)
-def test_records_come_out_in_order_once_and_after_a_crash_at_least_once(steps: list[tuple[str, Any]]) -> None:
+def test_it_is_what_was_committed_whatever_was_appended_and_taken_before_a_kill(steps: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(pathlib.Path(folder))
-        appended = taken = 0  # numbers of the next record to append and to take
-        restarted = False
+        keeper = Keeper(pathlib.Path(folder), max_bytes=16 * 4096)
+        keeper.commit()
+        held: list[bytes] = []
+        committed: list[bytes] = []
+        number = 0
 
-        for name, value in [*steps, ("take", 10_000)]:
+        for name, value in steps:
             if name == "append":
-                keeper.spool.append(numbered(appended, value))
-                appended += len(value)
-            elif name == "restart":
-                keeper.restart()
-                restarted = True
+                payloads = numbered(number, value)
+                number += len(payloads)
+                keeper.spool.append(payloads)
+                held = held + payloads
+            elif name == "take":
+                peeked = keeper.spool.peek(value)
+                assert peeked == held[: len(peeked)]
+                assert bool(peeked) == bool(held)
+                keeper.spool.take()
+                held = held[len(peeked) :]
+            elif name == "commit":
+                keeper.commit()
+                committed = held
             else:
-                while numbers := [number_of(payload) for payload in keeper.spool.peek(value)]:
-                    assert numbers[0] <= taken if restarted else numbers[0] == taken
-                    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-                    taken, restarted = numbers[-1] + 1, False
-                    keeper.spool.take()
-                    if value < 10_000:
-                        break
+                keeper.restart()
+                held = committed
 
-        assert taken == appended or restarted
+        assert keeper.spool.is_empty == (not held)
+        assert keeper.take_all() == held
         assert keeper.spool.num_bytes == keeper.bytes_on_disk() == 0
-        assert not keeper.dropped
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=4), max_size=40))
-def test_it_stays_within_its_bound_and_drops_the_oldest_and_counts_them(lots: list[list[int]]) -> None:
+def test_it_stays_within_its_bound_and_gives_up_the_oldest(lots: list[list[int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         keeper = Keeper(pathlib.Path(folder), max_bytes=16_384)
         appended: list[bytes] = []
+        dropped: list[bytes] = []
 
         for sizes in lots:
             payloads = numbered(len(appended), sizes)
-            keeper.spool.append(payloads)
+            dropped += keeper.append(payloads)
             appended += payloads
-            assert keeper.bytes_on_disk() <= 16_384
+            assert keeper.bytes_on_disk() <= 16_384 + 16 * 4
             assert keeper.spool.num_bytes == keeper.bytes_on_disk()
 
-        assert keeper.dropped + keeper.take_all() == appended
-        assert keeper.reasons <= {"spool_full"}
+        assert dropped + keeper.take_all() == appended
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_torn_end_costs_the_torn_record_only(data: st.DataObject) -> None:
+def test_a_torn_end_of_a_folder_that_no_journal_knows_costs_the_torn_record_only(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         keeper = Keeper(pathlib.Path(folder))
         payloads = numbered(0, [10, 0, 300, 7])
@@ -138,7 +160,7 @@ def test_a_torn_end_costs_the_torn_record_only(data: st.DataObject) -> None:
         cut = data.draw(st.integers(0, segment.stat().st_size))
         os.truncate(segment, cut)
 
-        keeper.restart()
+        keeper.restart(position=False)
         keeper.spool.append([b"later"])
 
         whole = [payload for place, payload in enumerate(payloads) if ends(payloads)[place] <= cut]
@@ -152,6 +174,7 @@ def test_a_damaged_byte_never_gives_a_wrong_record(data: st.DataObject) -> None:
         keeper = Keeper(pathlib.Path(folder))
         payloads = numbered(0, [10, 0, 300, 7])
         keeper.spool.append(payloads)
+        keeper.commit()
         (segment,) = keeper.folder.glob("*.seg")
         raw = bytearray(segment.read_bytes())
         raw[place := data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
@@ -162,19 +185,32 @@ def test_a_damaged_byte_never_gives_a_wrong_record(data: st.DataObject) -> None:
         assert keeper.take_all() == [
             payload for index, payload in enumerate(payloads) if ends(payloads)[index] <= place
         ]
+        assert keeper.spool.is_empty
 
 
-def test_records_past_their_age_are_dropped_and_counted_once(tmp_path: pathlib.Path) -> None:
+def test_a_segment_that_is_gone_costs_its_own_records_only(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path, max_bytes=16 * 4096)
+    for number in range(3):
+        keeper.spool.append(numbered(number, [4000]))
+    keeper.commit()
+    (tmp_path / "00000001.seg").unlink()
+
+    keeper.restart()
+
+    assert [number_of(payload) for payload in keeper.take_all()] == [0, 2]
+
+
+def test_records_past_their_age_are_told_and_the_others_are_not(tmp_path: pathlib.Path) -> None:
     keeper = Keeper(tmp_path)
     keeper.spool.append([b"old 1", b"old 2"])
     keeper.now += 101
     keeper.spool.append([b"fresh"])
 
-    assert keeper.spool.peek(10) == [b"fresh"]
-    assert keeper.spool.peek(10) == [b"fresh"]
+    assert keeper.spool.peek_too_old() == [b"old 1", b"old 2"]
+    keeper.spool.take()
 
-    assert keeper.dropped == [b"old 1", b"old 2"]
-    assert keeper.reasons == {"too_old"}
+    assert keeper.spool.peek_too_old() == []
+    assert keeper.take_all() == [b"fresh"]
 
 
 def test_what_was_not_taken_is_given_again(tmp_path: pathlib.Path) -> None:
@@ -186,6 +222,14 @@ def test_what_was_not_taken_is_given_again(tmp_path: pathlib.Path) -> None:
     keeper.spool.take()
 
     assert keeper.spool.peek(3) == [b"b", b"c"]
+
+
+def test_a_lot_is_bounded_in_bytes_and_never_empty(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path)
+    keeper.spool.append([bytes(100)] * 5)
+
+    assert len(keeper.spool.peek(10, max_bytes=250)) == 3
+    assert len(keeper.spool.peek(10, max_bytes=1)) == 1
 
 
 def test_taking_twice_takes_once(tmp_path: pathlib.Path) -> None:
@@ -219,7 +263,40 @@ def test_a_full_disk_keeps_nothing_of_a_lot_and_everything_before(
     keeper.spool.append([b"after"])
 
     assert keeper.take_all() == [b"before", b"after"]
-    assert keeper.restart().peek(1) == []
+
+
+def test_with_a_key_nothing_is_readable_on_disk_and_an_older_key_still_reads(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path, keys=(OLD,))
+    keeper.spool.append([b"secret 1"])
+    keeper.commit()
+    keeper.keys = (KEY, OLD)
+    keeper.restart()
+    keeper.spool.append([b"secret 2"])
+
+    assert b"secret" not in (tmp_path / "00000000.seg").read_bytes()
+    assert keeper.take_all() == [b"secret 1", b"secret 2"]
+
+
+def test_records_whose_key_is_missing_wait_for_it(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path, keys=(OLD,))
+    keeper.spool.append([b"secret"])
+    keeper.commit()
+    keeper.keys = (KEY,)
+
+    with pytest.raises(KeyMissing):
+        keeper.restart().peek(1)
+
+    keeper.keys = (KEY, OLD)
+    assert keeper.restart().peek(1) == [b"secret"]
+
+
+def test_plain_records_stay_readable_when_a_key_comes(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path)
+    keeper.spool.append([b"plain"])
+    keeper.commit()
+    keeper.keys = (KEY,)
+
+    assert keeper.restart().peek(1) == [b"plain"]
 
 
 def test_files_that_are_not_segments_are_left_alone(tmp_path: pathlib.Path) -> None:
