@@ -6,13 +6,14 @@ import pathlib
 import sqlite3
 import time
 
+import structlog
+
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
 from protos.topics import PREFIX, topic
+from serving.shadow.embedded_retention import Retention
 from serving.shadow.message import Message, StreamUnavailable
 
-#: Time between two looks for messages past their retention.
-RETENTION_INTERVAL_S = 60.0
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -41,13 +42,20 @@ def check_stream(path: pathlib.Path) -> None:
 class EmbeddedPublisher:
     """Publishes one model's messages to one SQLite file; it is made at the first use. One thread."""
 
-    def __init__(self, path: pathlib.Path, model: str, *, retention_s: float, prefix: str = PREFIX) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        model: str,
+        *,
+        retention_s: float,
+        retention_bytes: int = 2**63 - 1,
+        prefix: str = PREFIX,
+    ) -> None:
         self._path = path
         self._model = model
         self._prefix = prefix
-        self._retention_s = retention_s
+        self._retention = Retention(retention_s, retention_bytes)
         self._connection: sqlite3.Connection | None = None
-        self._cleaned_at = 0.0
 
     def publish(self, messages: list[Message]) -> None:
         """Write messages, all or none, in order.
@@ -66,6 +74,7 @@ class EmbeddedPublisher:
                 rest=messages,
                 fix="Check that its disk has room and the file is not damaged",
             ) from None
+        self._keep(self._connection, sum(len(message.value) for message in messages))
 
     def close(self) -> None:
         """Close the file."""
@@ -73,6 +82,12 @@ class EmbeddedPublisher:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+    def _keep(self, connection: sqlite3.Connection, written_bytes: int) -> None:
+        try:
+            self._retention.keep(connection, written_bytes)
+        except sqlite3.Error as error:  # what was written is safe; the next look may find the file free
+            structlog.get_logger().warning("old messages stay on the stream", path=str(self._path), error=str(error))
 
     def _write(self, connection: sqlite3.Connection, messages: list[Message]) -> None:
         now_ns = time.time_ns()
@@ -87,11 +102,6 @@ class EmbeddedPublisher:
                 connection.execute(
                     "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)",
                     (name, message.partition, row[0], now_ns, headers, message.value),
-                )
-            if time.monotonic() - self._cleaned_at > RETENTION_INTERVAL_S:
-                self._cleaned_at = time.monotonic()
-                connection.execute(
-                    "DELETE FROM message WHERE time_unix_ns < ?", (now_ns - int(self._retention_s * 1e9),)
                 )
             connection.execute("COMMIT")
         except sqlite3.Error:

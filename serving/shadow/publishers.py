@@ -12,7 +12,13 @@ def open_publisher(settings: StreamSection, model: str) -> Publisher:
     """Return one model's publisher; it connects at its first use."""
     if settings.kafka.bootstrap:
         return KafkaPublisher(settings, model)
-    return EmbeddedPublisher(settings.path, model, retention_s=settings.retention_s, prefix=settings.prefix)
+    return EmbeddedPublisher(
+        settings.path,
+        model,
+        retention_s=settings.retention_s,
+        retention_bytes=settings.retention_bytes,
+        prefix=settings.prefix,
+    )
 
 
 def check_stream(settings: StreamSection) -> None:

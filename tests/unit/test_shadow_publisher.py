@@ -11,6 +11,7 @@ from protos.embedded_stream import connect
 from protos.errors import UnavailableError
 from serving.shadow import embedded_publisher
 from serving.shadow.embedded_publisher import EmbeddedPublisher, check_stream
+from serving.shadow.embedded_retention import used_bytes
 from serving.shadow.message import Message, StreamUnavailable
 
 MESSAGES = st.builds(
@@ -110,6 +111,37 @@ def test_messages_past_their_retention_go_and_offsets_go_on(tmp_path: pathlib.Pa
     publish(path, b"new")
 
     assert read(path) == [("everstill.m.t", 0, 1, b"new")]
+
+
+def test_a_file_that_is_too_large_loses_its_oldest_messages_and_stays_that_size(tmp_path: pathlib.Path) -> None:
+    path, bound = tmp_path / "s.sqlite", 2**20
+    publisher = EmbeddedPublisher(path, "m", retention_s=1e6, retention_bytes=bound)
+    sizes = []
+
+    for number in range(40):
+        publisher.publish([Message(kind, 0, bytes(9_000 + 97 * number)) for kind in ("pairs", "trials")] * 3)
+        with contextlib.closing(connect(path)) as connection:
+            # Seconds pass between two of them.
+            connection.execute("UPDATE message SET time_unix_ns = time_unix_ns - 1000000000")
+            sizes.append(used_bytes(connection))
+    publisher.close()
+
+    assert max(sizes) < bound * 1.15
+    assert min(sizes[25:]) > bound * 0.7
+    messages = read(path)
+    for kind in ("everstill.m.pairs", "everstill.m.trials"):
+        offsets = [offset for name, _, offset, _ in messages if name == kind]
+        assert offsets == list(range(offsets[0], 120))
+    assert path.stat().st_size < bound * 1.5
+
+
+def test_what_just_came_stays_however_large_it_is(tmp_path: pathlib.Path) -> None:
+    publisher = EmbeddedPublisher(tmp_path / "s.sqlite", "m", retention_s=1e6, retention_bytes=2**20)
+
+    publisher.publish([Message("pairs", 0, bytes(2**21))])
+    publisher.close()
+
+    assert len(read(tmp_path / "s.sqlite")) == 1
 
 
 def test_the_file_is_its_owners_only(tmp_path: pathlib.Path) -> None:
