@@ -77,6 +77,11 @@ class KafkaConsumer:
         self._answered_at = 0.0
         self._connect_wait_s = CONNECT_TIMEOUT_S + 2.0
 
+    @property
+    def num_bytes_waiting(self) -> int:
+        """Bytes that were read ahead."""
+        return self._num_bytes
+
     def positions(self) -> dict[Position, int]:
         """Return the next offset of each partition."""
         return dict(self._positions)

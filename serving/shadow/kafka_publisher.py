@@ -112,7 +112,7 @@ class KafkaPublisher:
 
     def _deliver(self, producer: Any, messages: list[Message], after: list[Message], patience_s: float) -> None:
         """Send messages and wait for their acknowledgements; `after` is what isn't sent if that fails."""
-        delivery = _Delivery(producer, self._settings.max_in_flight_bytes, patience_s)
+        delivery = Delivery(producer, self._settings.max_in_flight_bytes, patience_s)
         began, in_vain = time.monotonic(), self._failures > 0
         try:
             for message in messages:
@@ -162,7 +162,7 @@ class KafkaPublisher:
         return producer
 
 
-class _Delivery:
+class Delivery:
     """Messages on their way: keeps their bytes within bounds, and knows which arrived."""
 
     def __init__(self, producer: Any, max_bytes: int, patience_s: float) -> None:
