@@ -37,8 +37,9 @@ from distill_loop.stream.streams import check_stream, letters_of, open_consumer,
 from distill_loop.telemetry import ERRORS
 from distill_loop.telling import Telling
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
-from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
+from protos.topics import KINDS, LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
+from registry.at_rest import AtRest
 from registry.config import load
 from registry.lease import Lease, LeaseHeld
 from registry.stopping import Stopping
@@ -71,8 +72,7 @@ class LoopProcess:
             max_records=settings.loop.label_records,
             rows=settings.loop.agreement_window,
         )
-        partitions = settings.stream.partitions
-        kinds = {TRIALS: 1, PAIRS: partitions, LABELS: partitions, REPORTS: 1}
+        kinds = {TRIALS: 1, PAIRS: settings.stream.partitions, LABELS: settings.stream.partitions, REPORTS: 1}
         self._consumer = open_consumer(settings.stream, model.name, kinds)
         self._dead_letters = DeadLetters(
             open_writer(settings.stream, model.name),
@@ -102,6 +102,7 @@ class LoopProcess:
             max_messages=settings.loop.max_messages,
             max_message_bytes=settings.stream.kafka.max_message_bytes,
             labels=self._labels,
+            clock=(PAIRS,) if settings.loop.deterministic else KINDS,
         )
 
     def _make_office(self) -> ReleaseOffice:
@@ -163,6 +164,7 @@ class LoopProcess:
             parts,
             self._consumer,
             self._dead_letters,
+            AtRest.of(settings.at_rest),
             epoch=self._lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
             every_messages=settings.loop.checkpoint_every_messages if settings.loop.deterministic else None,

@@ -68,6 +68,11 @@ class LearnerSection(Section):
     max_grad_norm: float = Field(1.0, description="Largest gradient norm; more is scaled down.", gt=0)
     ring_pairs: int = Field(128, description="Newest pairs kept for the recency half of a batch.", ge=1)
     memory_bytes: int = Field(256 * 2**20, description="Bound of the class-balanced memory, in bytes.", ge=2**16)
+    memory_s: float = Field(
+        30 * 86_400.0,
+        description="Age after which the memory and the held-out slice forget a pair, in seconds: of its record, by the stream's newest time.",
+        gt=0,
+    )
     holdout_ratio: float = Field(
         0.1, description="Share of inputs, by their key, held out and never trained on.", ge=0, le=0.5
     )

@@ -6,12 +6,13 @@ a disk or a broker. Connects the rooms stream, gates and learner. One thread.
 """
 
 import collections
-from typing import Any, Protocol
+from collections.abc import Collection
 
 from google.protobuf.message import DecodeError
 
 from distill_loop.config import LearnerSection
 from distill_loop.judge import Fresh, Judge
+from distill_loop.labels import Labels
 from distill_loop.learner.reading import Opened, PairReader, Row
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
@@ -30,32 +31,12 @@ from registry.sections import ModelSection
 MAX_STEPS_DUE = 256.0
 
 
-class LabelJoin(Protocol):
-    """Who is told of labels, and of the pairs that they may belong to."""
-
-    def observe_pair(self, pair: records.LogitPair, teacher_class: int, student_class: int | None) -> None:
-        """Take note of a new pair, whose tensors may be in its batch's columns; `student_class` is what served answered, where the uniform arm
-        took it."""
-        ...
-
-    def observe_label(self, label: records.Label) -> None:
-        """Take a label in."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become what `state_dict` described."""
-        ...
-
-
 class Intake:
     """Reads the stream into gate and learner.
 
     Args:
         max_message_bytes: a longer message is a dead letter.
+        clock: topics whose messages say how late it is, for what the learner forgets.
     """
 
     def __init__(
@@ -73,7 +54,8 @@ class Intake:
         settings: LearnerSection,
         max_messages: int,
         max_message_bytes: int,
-        labels: LabelJoin | None = None,
+        labels: Labels,
+        clock: Collection[str] = topics.KINDS,
     ) -> None:
         self._consumer = consumer
         self._dead_letters = dead_letters
@@ -87,6 +69,7 @@ class Intake:
         self._settings = settings
         self._max_messages = max_messages
         self._max_message_bytes = max_message_bytes
+        self._clock = clock
         self._labels = labels
 
     def poll(self) -> list[Message]:
@@ -109,6 +92,8 @@ class Intake:
                 self._bury_message(message, RecordError("the message can't be decoded", "undecodable"))
             except RecordError as error:
                 self._bury_message(message, error)
+        times = [message.time_unix_ns for message in messages if message.kind in self._clock]
+        self._learner.forget(max(times, default=0))
         self._take_pairs(lot)
         for message in messages:
             self._consumer.advance(message)
@@ -144,7 +129,7 @@ class Intake:
             self._take_trial_rows(records.TrialBatch.FromString(message.value))
         elif message.kind == topics.REPORTS:
             self._reports.take(records.CaptureReport.FromString(message.value))
-        elif message.kind == topics.LABELS and self._labels is not None:
+        elif message.kind == topics.LABELS:
             for label in records.LabelBatch.FromString(message.value).labels:
                 self._labels.observe_label(label)
         return None
@@ -204,8 +189,7 @@ class Intake:
                 progress.trial.note_pair(training.time_unix_ns)
             if fate != "refused" and training.time_unix_ns > progress.newest_pair_unix_ns:
                 progress.newest_pair_unix_ns = training.time_unix_ns
-            if self._labels is not None:
-                self._labels.observe_pair(pair.record, pair.teacher_class, pair.served_class)
+            self._labels.observe_pair(pair.record, pair.teacher_class, pair.served_class)
         for fate, num in collections.Counter(fates).items():
             self._count(fate, num)
             if fate == "learned":

@@ -16,6 +16,7 @@ from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.telemetry import CHECKPOINT_S, CHECKPOINTS
 from protos.errors import FormatError
 from protos.topics import PAIRS
+from registry.at_rest import AtRest
 from registry.pointers import Checkpoint, Pointers
 from registry.store import ObjectStore
 
@@ -42,6 +43,7 @@ class Memory:
 
     Args:
         parts: what is remembered beside the positions, by name.
+        at_rest: seals checkpoints, where a key is configured: they hold captured inputs.
         dead_letters: made safe before a checkpoint that moves past them.
         epoch: of the lease.
         every_s: time between two checkpoints while something changes; more where saving takes long, so that it takes a tenth of the time at most.
@@ -55,6 +57,7 @@ class Memory:
         parts: Mapping[str, Part],
         consumer: Consumer,
         dead_letters: DeadLetters,
+        at_rest: AtRest,
         *,
         epoch: int,
         every_s: float,
@@ -66,6 +69,7 @@ class Memory:
         self._parts = parts
         self._consumer = consumer
         self._dead_letters = dead_letters
+        self._at_rest = at_rest
         self._epoch = epoch
         self._every_s = every_s
         self._every_messages = every_messages
@@ -85,7 +89,7 @@ class Memory:
         if self._current is None:
             return False
         data = self._store.get(self._current.path).data
-        state = checkpoint.load(data)
+        state = checkpoint.load(self._at_rest.open(data, _context(self._current.path)))
         if state.get("layout") != LAYOUT:
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
         for name, part in self._parts.items():
@@ -126,7 +130,7 @@ class Memory:
         }
         sequence = self._current.sequence + 1 if self._current else 1
         new = Checkpoint(path=f"{self._folder}/{self._epoch:06d}-{sequence:09d}", epoch=self._epoch, sequence=sequence)
-        self._store.put(new.path, checkpoint.dump(state))
+        self._store.put(new.path, self._at_rest.seal(checkpoint.dump(state), _context(new.path)))
         self._pointers.move_checkpoint(new, self._current)
         previous = self._current.path if self._current else ""
         for path in self._store.list(self._folder):
@@ -138,3 +142,8 @@ class Memory:
         self._save_s = self._saved_at - start
         CHECKPOINTS.inc()
         CHECKPOINT_S.set(self._save_s)
+
+
+def _context(path: str) -> bytes:
+    """Return what a sealed checkpoint is bound to: one that was put in another's place doesn't open."""
+    return f"everstill checkpoint {path}".encode()

@@ -52,6 +52,10 @@ class Blob:
     version: str
 
 
+#: Objects with this in their path hold captured inputs: their files are for their owner alone.
+PRIVATE = "/checkpoints/"
+
+
 class ObjectStore:
     """Objects by path, with create-if-absent and compare-and-swap, on a store that has both (by ETag).
 
@@ -208,7 +212,8 @@ class FolderStore(ObjectStore):
         with _named_errors("write", path):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with staged.open("wb") as file:
+                mode = 0o600 if PRIVATE in path else 0o666
+                with open(staged, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())

@@ -5,6 +5,7 @@ is slow; docs/architecture.md). Both are bounded; what an older teacher version 
 Its choices come from a seeded generator of its own, so that a restart from a checkpoint goes on identically. One thread.
 """
 
+import bisect
 import collections
 from typing import Any
 
@@ -26,6 +27,7 @@ class Replay:
     def __init__(self, *, ring_pairs: int, memory_bytes: int, seed: int) -> None:
         self._ring: collections.deque[TrainingPair] = collections.deque(maxlen=ring_pairs)
         self._classes: dict[int, list[TrainingPair]] = {}
+        self._sizes: list[tuple[int, int]] = []  # of each class, with its label, in order
         self._num_pairs = 0
         self._memory_bytes = memory_bytes
         self._used_bytes = 0
@@ -47,22 +49,50 @@ class Replay:
     def add(self, pair: TrainingPair) -> None:
         """Remember a pair; where the memory is full, a random pair of its largest class is forgotten."""
         self._ring.append(pair)
-        self._classes.setdefault(pair.teacher_class, []).append(pair)
+        label = pair.teacher_class
+        pairs = self._classes.setdefault(label, [])
+        pairs.append(pair)
+        self._resize(label, len(pairs) - 1, len(pairs))
         self._num_pairs += 1
         self._used_bytes += pair.num_bytes
         while self._used_bytes > self._memory_bytes and len(self) > 1:
-            largest = max(self._classes, key=lambda label: (len(self._classes[label]), label))
+            _, largest = self._sizes[-1]
             pairs = self._classes[largest]
             forgotten = pairs.pop(int(self._random.integers(len(pairs))))
+            self._resize(largest, len(pairs) + 1, len(pairs))
             self._num_pairs -= 1
             self._used_bytes -= forgotten.num_bytes
             if not pairs:
                 del self._classes[largest]
 
+    def _resize(self, label: int, before: int, after: int) -> None:
+        """Keep the sizes in order: a full memory asks for the largest class at every pair."""
+        if before:
+            del self._sizes[bisect.bisect_left(self._sizes, (before, label))]
+        if after:
+            bisect.insort(self._sizes, (after, label))
+
+    def forget_before(self, time_unix_ns: int) -> None:
+        """Forget pairs of older records."""
+        ring = [pair for pair in self._ring if pair.time_unix_ns >= time_unix_ns]
+        self._ring.clear()
+        self._ring.extend(ring)
+        for label, pairs in list(self._classes.items()):
+            self._classes[label] = [pair for pair in pairs if pair.time_unix_ns >= time_unix_ns]
+            if not self._classes[label]:
+                del self._classes[label]
+        self._count()
+
+    def _count(self) -> None:
+        self._sizes = sorted((len(pairs), label) for label, pairs in self._classes.items())
+        self._num_pairs = sum(map(len, self._classes.values()))
+        self._used_bytes = sum(pair.num_bytes for pairs in self._classes.values() for pair in pairs)
+
     def clear(self) -> None:
         """Forget every pair."""
         self._ring.clear()
         self._classes.clear()
+        self._sizes.clear()
         self._num_pairs = self._used_bytes = 0
 
     def sample(self, batch_size: int) -> list[TrainingPair]:
@@ -99,8 +129,7 @@ class Replay:
         self._ring.clear()
         self._ring.extend(pairs[place] for place in state["ring"])
         self._classes = {label: [pairs[place] for place in places] for label, places in state["classes"].items()}
-        self._num_pairs = sum(map(len, self._classes.values()))
-        self._used_bytes = sum(pair.num_bytes for pairs in self._classes.values() for pair in pairs)
+        self._count()
         self._random.bit_generator.state = state["random"]
 
 

@@ -28,6 +28,8 @@ from registry.sections import ModelSection
 HOLDOUT_PAIRS = 512
 #: Rows that are answered in one forward: enough that a call costs little, few enough that wide inputs fit into memory.
 MAX_ROWS = 128
+#: How often, in one length of the memory, pairs that are too old are looked for.
+SWEEPS = 64
 Fate = Literal["learned", "held_out", "refused"]
 
 
@@ -45,7 +47,7 @@ class Learner:
         self.num_steps = 0
         self.num_spoilt_steps = 0
         self.teacher_version = ""
-        self._newest_unix_ns = 0
+        self._newest_unix_ns = self._oldest_unix_ns = self._swept_unix_ns = 0
         self._holdout: collections.deque[TrainingPair] = collections.deque(maxlen=HOLDOUT_PAIRS)
         self._replay = Replay(ring_pairs=settings.ring_pairs, memory_bytes=settings.memory_bytes, seed=settings.seed)
         torch.manual_seed(settings.seed)
@@ -93,6 +95,18 @@ class Learner:
         if learned and self.student.scaling:
             self.student.scaling.observe(batch.stack(self._model.inputs, [pair.inputs for pair in learned]))
         return fates
+
+    def forget(self, now_unix_ns: int) -> None:
+        """Forget pairs whose records are older than `learner.memory_s` by then; now and then, since each look is at all of them."""
+        memory_ns = int(self._settings.memory_s * 1e9)
+        self._oldest_unix_ns = max(self._oldest_unix_ns, now_unix_ns - memory_ns)
+        if self._oldest_unix_ns - self._swept_unix_ns < memory_ns // SWEEPS:
+            return
+        self._swept_unix_ns = self._oldest_unix_ns
+        self._replay.forget_before(self._oldest_unix_ns)
+        kept = [pair for pair in self._holdout if pair.time_unix_ns >= self._oldest_unix_ns]
+        self._holdout.clear()
+        self._holdout.extend(kept)
 
     def learn(self, num_steps: int) -> None:
         """Take optimizer steps on replayed batches; none where there is nothing to learn from."""
@@ -189,7 +203,7 @@ class Learner:
             "num_steps": self.num_steps,
             "num_spoilt_steps": self.num_spoilt_steps,
             "teacher_version": self.teacher_version,
-            "newest_unix_ns": self._newest_unix_ns,
+            "times": [self._newest_unix_ns, self._oldest_unix_ns, self._swept_unix_ns],
             "random": self._random_state,
             "scaling": self.student.scaling.state_dict() if self.student.scaling else None,
         }
@@ -214,13 +228,15 @@ class Learner:
         self.num_steps = state["num_steps"]
         self.num_spoilt_steps = state["num_spoilt_steps"]
         self.teacher_version = state["teacher_version"]
-        self._newest_unix_ns = state["newest_unix_ns"]
+        self._newest_unix_ns, self._oldest_unix_ns, self._swept_unix_ns = state["times"]
         self._random_state = state["random"]
         if self.student.scaling:
             self.student.scaling.load_state_dict(state["scaling"])
 
     def _believes(self, pair: TrainingPair) -> bool:
-        """Whether a pair is of the current teacher version; a later answer of another one makes that the current one."""
+        """Whether a pair is of the current teacher version, and young enough; a later answer of another one makes that the current one."""
+        if pair.time_unix_ns < self._oldest_unix_ns:
+            return False
         if pair.teacher_version != self.teacher_version:
             if self.teacher_version and pair.time_unix_ns <= self._newest_unix_ns:
                 return False

@@ -228,3 +228,21 @@ def test_inputs_that_the_student_cannot_read_are_a_wrong_configuration(
 
     with pytest.raises(ConfigurationError, match="byte_window"):
         Learner(small_learner(), ModelSection(inputs=inputs, num_classes=NUM_CLASSES))
+
+
+def test_pairs_that_are_too_old_are_forgotten_and_refused() -> None:
+    learner = Learner(small_learner(holdout_ratio=0.2, memory_s=100.0), MODEL)
+    fates = [learner.observe(make_training_pair(n, time_unix_ns=n * 10**9)) for n in range(60)]
+
+    learner.forget(130 * 10**9)
+    late = learner.observe(make_training_pair(99, time_unix_ns=29 * 10**9))
+
+    assert late == "refused"
+    assert learner.num_held_out == fates[30:].count("held_out")
+    assert len(learner._replay) == fates[30:].count("learned")
+    again = Learner(small_learner(holdout_ratio=0.2, memory_s=100.0), MODEL)
+    again.load_state_dict(checkpoint.load(checkpoint.dump(learner.state_dict())))
+    assert same_bits(again.state_dict(), learner.state_dict())
+    learner.forget(10**12)
+    learner.learn(1)
+    assert len(learner._replay) == learner.num_held_out == learner.num_steps == 0

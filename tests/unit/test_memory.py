@@ -17,9 +17,11 @@ from distill_loop.stream.reports import Reports
 from distill_loop.stream.streams import letters_of, open_writer
 from protos.errors import ConflictError, FormatError
 from protos.topics import PAIRS
+from registry.at_rest import AtRest
 from registry.pointers import Pointers
 from registry.sections import ModelSection, StreamSection, TensorSpec
 from registry.store import ObjectStore, open_store
+from tests.support.publishing import StreamWriter, make_pair
 
 MODEL = ModelSection(name="tiny", num_classes=4, inputs=(TensorSpec(name="bytes", datatype="INT32", shape=(-1, 64)),))
 
@@ -37,7 +39,9 @@ class SleepyStore(ObjectStore):
         return super().list(prefix)
 
 
-def new_memory(store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: int = 8) -> Memory:
+def new_memory(
+    store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: int = 8, keys: tuple[bytes, ...] = ()
+) -> Memory:
     parts = {
         "learner": Learner(LearnerSection(hidden=hidden, embedding=4, buckets=16), MODEL),
         "progress": Progress(),
@@ -49,7 +53,7 @@ def new_memory(store: ObjectStore, folder: pathlib.Path, epoch: int, *, hidden: 
     stream = StreamSection(path=folder / "stream.sqlite", partitions=1)
     consumer = EmbeddedConsumer(stream.path, MODEL.name, {PAIRS: 1})
     letters = DeadLetters(open_writer(stream, MODEL.name), lambda: letters_of(stream, MODEL.name))
-    return Memory(store, MODEL.name, parts, consumer, letters, epoch=epoch, every_s=0.0)
+    return Memory(store, MODEL.name, parts, consumer, letters, AtRest(keys), epoch=epoch, every_s=0.0)
 
 
 def test_a_loop_that_slept_does_not_delete_its_successors_checkpoint(tmp_path: pathlib.Path) -> None:
@@ -103,3 +107,41 @@ def test_a_loop_that_stopped_before_the_first_pair_starts_again(tmp_path: pathli
 
 def test_nothing_is_restored_where_nothing_was_saved(tmp_path: pathlib.Path) -> None:
     assert not new_memory(open_store("memory://"), tmp_path, 1).restore()
+
+
+def test_a_checkpoint_is_a_private_file_sealed_with_a_configured_key(tmp_path: pathlib.Path) -> None:
+    store = open_store(str(tmp_path / "registry"))
+    old, new = bytes(range(32)), bytes(range(1, 33))
+    new_memory(store, tmp_path, 1).save()  # before there was a key
+    memory = new_memory(store, tmp_path, 2, keys=(old,))
+    assert memory.restore()
+    memory.save()
+    pointer = Pointers(store, MODEL.name).checkpoint()
+    assert pointer is not None
+    path = store.local_path(pointer.path)
+    assert path is not None
+
+    assert path.stat().st_mode & 0o077 == 0
+    assert b"EVERCKP1" not in path.read_bytes()
+    assert new_memory(store, tmp_path, 3, keys=(new, old)).restore()
+    with pytest.raises(FormatError, match=r"sealed with the key .*, which isn't configured"):
+        new_memory(store, tmp_path, 3, keys=(new,)).restore()
+    with pytest.raises(FormatError):
+        new_memory(store, tmp_path, 3).restore()
+
+
+def test_a_checkpoint_that_takes_long_is_taken_seldom(tmp_path: pathlib.Path) -> None:
+    memory = new_memory(open_store("memory://"), tmp_path, 1)
+    writer = StreamWriter(tmp_path / "stream.sqlite", MODEL.name, 1)
+    writer.pairs([make_pair(1)])
+    writer.close()
+    memory.save()
+    memory._consumer.advance(memory._consumer.poll(1)[0])
+
+    due = {}
+    for took_s in (0.0, 1000.0):
+        memory._save_s = took_s
+        due[took_s] = memory.due()
+
+    assert due == {0.0: True, 1000.0: False}
+    memory._consumer.close()
