@@ -70,6 +70,7 @@ class Intake:
         self._max_messages = max_messages
         self._max_message_bytes = max_message_bytes
         self._clock = clock
+        self._dead: collections.Counter[tuple[str, str]] = collections.Counter()
         self._labels = labels
 
     def poll(self) -> list[Message]:
@@ -95,6 +96,7 @@ class Intake:
         times = [message.time_unix_ns for message in messages if message.kind in self._clock]
         self._learner.forget(max(times, default=0))
         self._take_pairs(lot)
+        self._count_dead()
         for message in messages:
             self._consumer.advance(message)
         self._note_gaps()
@@ -211,26 +213,34 @@ class Intake:
 
     def _bury_pair(self, message: Message, row: Row, error: RecordError) -> None:
         opened, place = row
-        pair = opened.alone(place)
-        alone = records.PairBatch(pairs=[pair]).SerializeToString()
-        headers = {**message.headers, RECORDS_HEADER: "1"}
-        source = Message(message.kind, message.partition, message.offset, headers, alone, message.time_unix_ns)
+        record_id = opened.pairs[place].record_id
+        source = message
+        if len(opened.pairs) > 1 or opened.has_columns:
+            alone = records.PairBatch(pairs=[opened.alone(place)]).SerializeToString()
+            headers = {**message.headers, RECORDS_HEADER: "1"}
+            source = Message(message.kind, message.partition, message.offset, headers, alone, message.time_unix_ns)
         self._dead_letters.put(source, error.reason, str(error))
-        DEAD.labels(message.kind, error.reason).inc()
-        self._count("dead", 1)
-        if len(pair.record_id) == ID_BYTES:
-            self._dedupe.note(pair.record_id, "dead")
+        self._dead[message.kind, error.reason] += 1
+        if len(record_id) == ID_BYTES:
+            self._dedupe.note(record_id, "dead")
 
     def _bury_message(self, message: Message, error: RecordError) -> None:
         self._dead_letters.put(message, error.reason, str(error))
-        DEAD.labels(message.kind, error.reason).inc()
         if message.kind == topics.PAIRS:
             num = _num_records(message)
-            self._count("dead", num)
+            self._dead[message.kind, error.reason] += num
             self._progress.replayed += num if REPLAY_HEADER in message.headers else 0
         else:
             others = self._progress.dead_others
             others[message.kind] = others.get(message.kind, 0) + 1
+            self._dead[message.kind, error.reason] += 1
+
+    def _count_dead(self) -> None:
+        """Count what was buried since the last call: all at once, so that a flood costs little."""
+        for (kind, reason), num in self._dead.items():
+            DEAD.labels(kind, reason).inc(num)
+            self._count("dead", num if kind == topics.PAIRS else 0)
+        self._dead.clear()
 
 
 def _num_records(message: Message) -> int:

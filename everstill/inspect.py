@@ -198,8 +198,6 @@ def _process(name: str, process: dict[str, Any]) -> list[str]:
     lines += _stream(process)
     if pairs := process.get("pairs"):
         lines.append("  pairs " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pairs.items()))
-    if labels := process.get("labels"):
-        lines.append(_labels(labels))
     if cut := process.get("last_cut"):
         lines.append(_cut(cut))
     workers = [one for one in process.get("workers", []) if one.get("pid")]
@@ -245,25 +243,6 @@ def _stream(process: dict[str, Any]) -> list[str]:
     if gaps := process.get("gaps"):
         lines.append(f"  {gaps:,} messages were removed by retention before they were read: see everstill versions")
     return lines
-
-
-def _labels(labels: dict[str, Any]) -> str:
-    """Return what feedback says of student and teacher, and what became of it."""
-    said = [
-        f"{who} right in {one['estimate']:.1%} [{one['low']:.1%}, {one['high']:.1%}]"
-        for who in ("student", "teacher")
-        if (one := labels.get(who))
-    ]
-    others = ", ".join(
-        f"{name} {labels[name]:,}"
-        for name in ("waiting", "late", "repeated", "unmatched", "unusable")
-        if labels.get(name)
-    )
-    return (
-        f"  labels joined {labels['joined']:,}"
-        + "".join(f"; {one}" for one in said)
-        + (f"; {others}" if others else "")
-    )
 
 
 def _cut(cut: dict[str, Any]) -> str:

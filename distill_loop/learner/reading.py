@@ -50,8 +50,8 @@ class Opened:
                 self.tops = logits.reshape(len(logits), -1).argmax(axis=1).tolist()
 
     def alone(self, place: int) -> records.LogitPair:
-        """Return one pair with tensors of its own."""
-        return columns.alone(self._batch, place)
+        """Return one pair with tensors of its own; not to be changed."""
+        return columns.alone(self._batch, place) if self.has_columns else self.pairs[place]
 
     def _read_inputs(self, told: records.Columns, model: ModelSection) -> None:
         num = len(self.pairs)

@@ -29,8 +29,8 @@ class EmbeddedWriter:
         try:
             with contextlib.closing(connect(self._path)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                for message in messages:
-                    self._insert(connection, message)
+                for place in dict.fromkeys((message.kind, message.partition) for message in messages):
+                    self._insert(connection, [one for one in messages if (one.kind, one.partition) == place])
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             raise UnavailableError(
@@ -40,13 +40,19 @@ class EmbeddedWriter:
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def _insert(self, connection: sqlite3.Connection, message: Outgoing) -> None:
-        name = topic(self._model, message.kind, self._prefix)
-        offset = connection.execute(
-            "INSERT INTO next_offset VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET offset = offset + 1 RETURNING offset - 1",
-            (name, message.partition),
-        ).fetchone()[0]
-        connection.execute(
+    def _insert(self, connection: sqlite3.Connection, messages: list[Outgoing]) -> None:
+        """Give messages of one partition their offsets, all at once."""
+        partition, num = messages[0].partition, len(messages)
+        name = topic(self._model, messages[0].kind, self._prefix)
+        (end,) = connection.execute(
+            "INSERT INTO next_offset VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET offset = offset + excluded.offset RETURNING offset",
+            (name, partition, num),
+        ).fetchone()
+        now_ns = time.time_ns()
+        connection.executemany(
             "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)",
-            (name, message.partition, offset, time.time_ns(), json.dumps(dict(message.headers)), message.value),
+            [
+                (name, partition, offset, now_ns, json.dumps(dict(message.headers)), message.value)
+                for offset, message in enumerate(messages, end - num)
+            ],
         )
