@@ -99,7 +99,7 @@ class Intake:
         self._count_dead()
         for message in messages:
             self._consumer.advance(message)
-        self._note_gaps()
+        self.note_gaps()
         if self._progress.trial is not None:
             self._progress.trial.note_read()
 
@@ -198,7 +198,8 @@ class Intake:
                 progress.pairs_since_cut += num
                 progress.steps_due = min(MAX_STEPS_DUE, progress.steps_due + num * self._settings.steps_per_pair)
 
-    def _note_gaps(self) -> None:
+    def note_gaps(self) -> None:
+        """Count what retention removed unread, and keep it for the ledger."""
         for gap in self._consumer.take_gaps():
             GAPS.labels(gap.kind).inc(gap.end - gap.first)
             self._progress.gaps[gap.kind] = self._progress.gaps.get(gap.kind, 0) + gap.end - gap.first

@@ -66,5 +66,7 @@ class Loop:
         self._desk.reconcile()
 
     def stop(self) -> None:
-        """Remember everything once more."""
+        """Remember everything once more; what the last look at the stream found missing too."""
+        self._intake.note_gaps()
+        self._desk.report_gaps()
         self._memory.save()

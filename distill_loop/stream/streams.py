@@ -9,6 +9,7 @@ from distill_loop.stream.dead_letter import MAX_KNOWN, Letter, read_letters
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from distill_loop.stream.embedded_writer import EmbeddedWriter
 from distill_loop.stream.kafka_consumer import KafkaConsumer
+from distill_loop.stream.kafka_writer import KafkaWriter
 from distill_loop.stream.writer import Writer
 from protos.errors import UnavailableError
 from protos.topics import DEAD, PAIRS
@@ -29,6 +30,8 @@ def open_consumer(settings: StreamSection, model: str, partitions: dict[str, int
 
 def open_writer(settings: StreamSection, model: str) -> Writer:
     """Return a writer of one model's topics; it connects at its first use."""
+    if settings.kafka.bootstrap:
+        return KafkaWriter(settings, model)
     return EmbeddedWriter(settings.path, model, prefix=settings.prefix)
 
 

@@ -10,6 +10,8 @@ import pytest
 from distill_loop.stream.dedupe import Dedupe
 from protos import records_pb2 as records
 from registry.bundle import version_of
+from registry.sections import KafkaSection
+from tests.support.either_stream import create_topics, on_kafka
 from tests.support.loops import LoopUnderTest
 from tests.support.publishing import NUM_CLASSES, make_pair, make_trial_rows
 from tests.support.waiting import wait_for
@@ -55,9 +57,9 @@ class TrialPlayer:
             time.sleep(0.05)  # the pace of the traffic, not a wait for something
 
 
-def run_with_kills(folder: pathlib.Path, num_kills: int, seed: int) -> None:
+def run_with_kills(folder: pathlib.Path, num_kills: int, seed: int, kafka: KafkaSection | None = None) -> None:
     rng = random.Random(seed)
-    loop = LoopUnderTest(folder)
+    loop = LoopUnderTest(folder, kafka)
     player = TrialPlayer(loop, seed)
 
     for _ in range(num_kills):
@@ -124,7 +126,21 @@ def test_three_kills_change_nothing_that_is_counted(tmp_path: pathlib.Path) -> N
     run_with_kills(tmp_path, 3, seed=1)
 
 
+def test_on_kafka_two_kills_change_nothing_either(kafka_bootstrap: str, tmp_path: pathlib.Path) -> None:
+    stream = on_kafka(kafka_bootstrap)
+    create_topics(stream)
+    run_with_kills(tmp_path, 2, seed=3, kafka=stream.kafka)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_twenty_kills_change_nothing_that_is_counted(tmp_path: pathlib.Path) -> None:
-    run_with_kills(tmp_path, 20, seed=2)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("on", ["embedded", "kafka"])
+def test_fifty_kills_change_nothing_that_is_counted(
+    on: str, request: pytest.FixtureRequest, tmp_path: pathlib.Path
+) -> None:
+    kafka = None
+    if on == "kafka":
+        stream = on_kafka(request.getfixturevalue("kafka_bootstrap"))
+        create_topics(stream)
+        kafka = stream.kafka
+    run_with_kills(tmp_path, 50, seed=2, kafka=kafka)

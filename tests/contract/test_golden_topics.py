@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from distill_loop.gates.trial import TrialIdentity, TrialState
-from distill_loop.stream.streams import open_consumer
+from distill_loop.stream.streams import open_consumer, open_writer
+from distill_loop.stream.writer import Outgoing
 from protos.embedded_stream import connect
 from protos.topics import PAIRS, REPORTS, TRIALS
 from registry.sections import StreamSection
+from tests.support.either_stream import create_topics, on_kafka
 from tests.support.intakes import MODEL, IntakeUnderTest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "topics-v1.jsonl"
@@ -40,8 +42,28 @@ def write_embedded(path: pathlib.Path) -> StreamSection:
     return StreamSection(path=path, partitions=2)
 
 
-@pytest.fixture(params=["embedded"])
+def write_kafka(bootstrap: str) -> StreamSection:
+    """Send the messages to topics of a broker."""
+    stream = on_kafka(bootstrap)
+    create_topics(stream)
+    open_writer(stream, MODEL.name).write(
+        [
+            Outgoing(
+                one["topic"].rpartition(".")[2],
+                one["partition"],
+                json.loads(one["headers"]),
+                base64.b64decode(one["value"]),
+            )
+            for one in golden_messages()
+        ]
+    )
+    return stream
+
+
+@pytest.fixture(params=["embedded", "kafka"])
 def stream(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> StreamSection:
+    if request.param == "kafka":
+        return write_kafka(request.getfixturevalue("kafka_bootstrap"))
     return write_embedded(tmp_path / "golden.sqlite")
 
 

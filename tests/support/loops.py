@@ -10,6 +10,7 @@ from typing import Any
 from distill_loop.learner import checkpoint
 from registry.ledger import Ledger
 from registry.pointers import Pointers
+from registry.sections import KafkaSection, StreamSection
 from registry.status import read_statuses
 from registry.store import open_store
 from tests.support.publishing import NUM_CLASSES, WINDOW, StreamWriter
@@ -49,16 +50,21 @@ nice = 0
 
 
 class LoopUnderTest:
-    """A folder with a configuration, a stream to publish to, and a loop that can be started and killed."""
+    """A folder with a configuration, a stream to publish to, and a loop that can be started and killed.
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    Args:
+        kafka: brokers, and the prefix of topics that are there; without them the stream is a file.
+    """
+
+    def __init__(self, folder: pathlib.Path, kafka: KafkaSection | None = None) -> None:
         self.folder = folder
         self.config = folder / "everstill.toml"
-        self.config.write_text(CONFIG)
+        self.config.write_text(CONFIG + (_kafka_toml(kafka) if kafka else ""))
         self.store = open_store(str(folder / "registry"))
         self.pointers = Pointers(self.store, MODEL)
         self.ledger = Ledger(self.store, MODEL)
-        self.writer = StreamWriter(folder / "stream.sqlite", MODEL, 2)
+        self.stream = StreamSection(path=folder / "stream.sqlite", partitions=2, kafka=kafka or KafkaSection())
+        self.writer = StreamWriter(self.stream.path, MODEL, 2, kafka)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -97,3 +103,7 @@ class LoopUnderTest:
         """Return what the loop logged."""
         path = self.folder / "loop.log"
         return path.read_text() if path.exists() else ""
+
+
+def _kafka_toml(kafka: KafkaSection) -> str:
+    return f'[stream.kafka]\nbootstrap = "{kafka.bootstrap}"\ntopic_prefix = "{kafka.topic_prefix}"\n'

@@ -11,8 +11,9 @@ from protos.columns import pack
 from protos.records import ARM_UNIFORM, input_key, mint_record_id
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS, partition_of
-from serving.shadow.embedded_publisher import EmbeddedPublisher
+from registry.sections import KafkaSection, StreamSection
 from serving.shadow.message import Message
+from serving.shadow.publishers import open_publisher
 
 NUM_CLASSES = 8
 WINDOW = 128
@@ -80,14 +81,16 @@ def add_row(batch: records.TrialBatch, pair: records.LogitPair, *, agree: bool) 
 
 
 class StreamWriter:
-    """Publishes records to a stream file as the mirror would.
+    """Publishes records to a stream as the mirror would.
 
     Args:
         partitions: of the pairs topic.
+        kafka: brokers to publish to, instead of the file.
     """
 
-    def __init__(self, path: pathlib.Path, model: str, partitions: int) -> None:
-        self._publisher = EmbeddedPublisher(path, model, retention_s=1e9)
+    def __init__(self, path: pathlib.Path, model: str, partitions: int, kafka: KafkaSection | None = None) -> None:
+        stream = StreamSection(path=path, partitions=partitions, retention_s=1e9, kafka=kafka or KafkaSection())
+        self._publisher = open_publisher(stream, model)
         self._partitions = partitions
         self.published: list[bytes] = []
 
