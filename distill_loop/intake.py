@@ -29,6 +29,8 @@ from registry.sections import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
 MAX_STEPS_DUE = 256.0
+#: Records that are taken in together: enough that a forward and a poll cost little, few enough that a turn stays short.
+LOT_RECORDS = 4096
 
 
 class Intake:
@@ -67,15 +69,19 @@ class Intake:
         self._reports = reports
         self._model = model
         self._settings = settings
-        self._max_messages = max_messages
+        self._max_messages = self._num_asked = max_messages
         self._max_message_bytes = max_message_bytes
         self._clock = clock
         self._dead: collections.Counter[tuple[str, str]] = collections.Counter()
         self._labels = labels
 
     def poll(self) -> list[Message]:
-        """Return messages that wait; they come again until they are taken."""
-        return self._consumer.poll(self._max_messages)
+        """Return messages that wait, about as many as make a lot; they come again until they are taken."""
+        messages = self._consumer.poll(self._num_asked)
+        num_records = sum(map(_num_records, messages))
+        fitting = self._num_asked * LOT_RECORDS // max(num_records, 1)
+        self._num_asked = min(self._max_messages, max(1, min(fitting, 2 * self._num_asked)))
+        return messages
 
     def take(self, messages: list[Message]) -> None:
         """Take messages in, in the order in which they were polled.

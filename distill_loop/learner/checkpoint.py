@@ -21,8 +21,8 @@ def dump(state: dict[str, Any]) -> bytes:
     """Return a state of tensors, lists, dicts, strings, bytes and numbers as bytes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    body = buffer.getvalue()
-    return MAGIC + hashlib.sha256(body).digest() + body
+    with buffer.getbuffer() as body:  # it may be large: one copy
+        return b"".join((MAGIC, hashlib.sha256(body).digest(), body))
 
 
 def load(data: bytes) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def load(data: bytes) -> dict[str, Any]:
     Raises:
         FormatError: torn, damaged, or holding something that isn't data.
     """
-    body = data[_HEADER_BYTES:]
+    body = memoryview(data)[_HEADER_BYTES:]
     if data[: len(MAGIC)] != MAGIC:
         raise FormatError("the checkpoint doesn't begin as one", fix="Restore an older one")
     if data[len(MAGIC) : _HEADER_BYTES] != hashlib.sha256(body).digest():

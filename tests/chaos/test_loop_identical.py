@@ -1,7 +1,10 @@
 """A deterministic loop that is killed again and again becomes, bit for bit, what one becomes that nobody interrupts."""
 
+import contextlib
 import hashlib
 import pathlib
+import shutil
+import sqlite3
 import struct
 from typing import Any
 
@@ -11,8 +14,10 @@ import torch
 from distill_loop.stream.dedupe import Dedupe
 from protos import records_pb2 as records
 from protos.topics import PAIRS
-from tests.support.loops import LoopUnderTest
-from tests.support.publishing import make_pair
+from registry.sections import KafkaSection
+from tests.support.either_stream import create_topics, on_kafka
+from tests.support.loops import MODEL, LoopUnderTest
+from tests.support.publishing import StreamWriter, make_pair
 from tests.support.waiting import wait_for
 
 PAIRS_PER_MESSAGE = 6
@@ -57,9 +62,9 @@ def messages_of(num_messages: int) -> list[bytes]:
     return messages
 
 
-def new_loop(folder: pathlib.Path, partitions: int) -> LoopUnderTest:
+def new_loop(folder: pathlib.Path, partitions: int, kafka: KafkaSection | None = None) -> LoopUnderTest:
     folder.mkdir()
-    loop = LoopUnderTest(folder)
+    loop = LoopUnderTest(folder, kafka)
     text = loop.config.read_text().replace("partitions = 2", f"partitions = {partitions}")
     for old, new in DETERMINISTIC.items():
         text = text.replace(old, new)
@@ -81,11 +86,24 @@ def read_to_the_end(loop: LoopUnderTest) -> dict[str, Any]:
     return loop.checkpoint()
 
 
-def life(folder: pathlib.Path, messages: list[bytes], partitions: int, *, num_kills: int = 0) -> dict[str, Any]:
+def written(folder: pathlib.Path, num_messages: int, partitions: int) -> pathlib.Path:
+    """Write messages to a stream file; both lives read copies of it, times and all."""
+    path = folder / "stream.sqlite"
+    writer = StreamWriter(path, MODEL, partitions)
+    for number, message in enumerate(messages_of(num_messages)):
+        writer.raw(PAIRS, number % partitions, message)
+    writer.close()
+    return path
+
+
+def life(folder: pathlib.Path, stream: pathlib.Path, partitions: int, *, num_kills: int = 0) -> dict[str, Any]:
     """Return what a loop becomes that is killed so often: while it starts, or some checkpoints later, in the middle of its work."""
     loop = new_loop(folder, partitions)
-    for number, message in enumerate(messages):
-        loop.writer.raw(PAIRS, number % partitions, message)
+    shutil.copy(stream, folder)
+    return lived(loop, num_kills)
+
+
+def lived(loop: LoopUnderTest, num_kills: int) -> dict[str, Any]:
     for number in range(num_kills):
         kill_once(loop, CHECKPOINTS_BEFORE_A_KILL[number % 4])
     loop.start()
@@ -115,9 +133,9 @@ def learned_by(state: dict[str, Any]) -> set[bytes]:
 
 
 def test_a_killed_loop_ends_bit_identical_to_one_that_nobody_interrupts(tmp_path: pathlib.Path) -> None:
-    messages = messages_of(120)
+    stream = written(tmp_path, 120, 1)
 
-    straight, killed = life(tmp_path / "straight", messages, 1), life(tmp_path / "killed", messages, 1, num_kills=3)
+    straight, killed = life(tmp_path / "straight", stream, 1), life(tmp_path / "killed", stream, 1, num_kills=3)
 
     assert killed["learner"]["num_steps"] > 500
     assert killed["progress"]["dead"] == 1
@@ -126,10 +144,29 @@ def test_a_killed_loop_ends_bit_identical_to_one_that_nobody_interrupts(tmp_path
 
 
 @pytest.mark.slow
-def test_with_several_partitions_a_killed_loop_learns_the_same_records(tmp_path: pathlib.Path) -> None:
-    messages = messages_of(60)
+def test_a_killed_loop_on_kafka_ends_as_one_on_the_embedded_stream(
+    kafka_bootstrap: str, tmp_path: pathlib.Path
+) -> None:
+    stream = on_kafka(kafka_bootstrap).model_copy(update={"partitions": 1})
+    create_topics(stream)
+    file = written(tmp_path, 120, 1)
+    loop = new_loop(tmp_path / "kafka", 1, stream.kafka)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        for (value,) in connection.execute("SELECT value FROM message ORDER BY offset"):
+            loop.writer.raw(PAIRS, 0, value)
 
-    straight, killed = life(tmp_path / "straight", messages, 3), life(tmp_path / "killed", messages, 3, num_kills=2)
+    embedded, killed = life(tmp_path / "embedded", file, 1), lived(loop, 5)
+
+    for state in (embedded, killed):
+        del state["learner"]["times"]  # the streams' own
+    assert digest_of(killed["learner"]) == digest_of(embedded["learner"])
+
+
+@pytest.mark.slow
+def test_with_several_partitions_a_killed_loop_learns_the_same_records(tmp_path: pathlib.Path) -> None:
+    stream = written(tmp_path, 60, 3)
+
+    straight, killed = life(tmp_path / "straight", stream, 3), life(tmp_path / "killed", stream, 3, num_kills=2)
 
     assert learned_by(killed) == learned_by(straight)
     assert killed["progress"]["repeats"] == straight["progress"]["repeats"]

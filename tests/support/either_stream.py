@@ -96,7 +96,7 @@ def create_topics(settings: StreamSection, *, configs: dict[str, str] | None = N
     """Make the topics of the settings."""
     wanted = {
         topic(MODEL, kind, settings.prefix): {
-            "num_partitions": PARTITIONS if kind in (PAIRS, LABELS) else 1,
+            "num_partitions": settings.partitions if kind in (PAIRS, LABELS) else 1,
             "replication_factor": settings.kafka.replication,
             "configs": {"min.insync.replicas": str(settings.kafka.min_insync), **(configs or {})},
         }
