@@ -64,8 +64,8 @@ def messages_of(num_messages: int) -> list[bytes]:
 
 def new_loop(folder: pathlib.Path, partitions: int, kafka: KafkaSection | None = None) -> LoopUnderTest:
     folder.mkdir()
-    loop = LoopUnderTest(folder, kafka)
-    text = loop.config.read_text().replace("partitions = 2", f"partitions = {partitions}")
+    loop = LoopUnderTest(folder, kafka, partitions=partitions)
+    text = loop.config.read_text()
     for old, new in DETERMINISTIC.items():
         text = text.replace(old, new)
     loop.config.write_text(text)

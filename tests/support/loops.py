@@ -54,17 +54,19 @@ class LoopUnderTest:
 
     Args:
         kafka: brokers, and the prefix of topics that are there; without them the stream is a file.
+        partitions: of the pairs topic.
     """
 
-    def __init__(self, folder: pathlib.Path, kafka: KafkaSection | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, kafka: KafkaSection | None = None, *, partitions: int = 2) -> None:
         self.folder = folder
         self.config = folder / "everstill.toml"
-        self.config.write_text(CONFIG + (_kafka_toml(kafka) if kafka else ""))
+        text = CONFIG.replace("partitions = 2", f"partitions = {partitions}")
+        self.config.write_text(text + (_kafka_toml(kafka) if kafka else ""))
         self.store = open_store(str(folder / "registry"))
         self.pointers = Pointers(self.store, MODEL)
         self.ledger = Ledger(self.store, MODEL)
-        self.stream = StreamSection(path=folder / "stream.sqlite", partitions=2, kafka=kafka or KafkaSection())
-        self.writer = StreamWriter(self.stream.path, MODEL, 2, kafka)
+        self.stream = StreamSection(path=folder / "stream.sqlite", partitions=partitions, kafka=kafka or KafkaSection())
+        self.writer = StreamWriter(self.stream.path, MODEL, partitions, kafka)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
