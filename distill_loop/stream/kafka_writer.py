@@ -13,7 +13,7 @@ import kafka.errors
 from distill_loop.stream.writer import Outgoing
 from protos.errors import UnavailableError
 from protos.topics import topic
-from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, options, unreachable
+from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, options
 from registry.sections import StreamSection
 
 
@@ -57,22 +57,21 @@ class KafkaWriter:
         """Nothing is held between calls."""
 
     def _connect(self) -> Any:
-        attempt = Attempt(kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"])
         compression = self._settings.compression
-        try:
-            return kafka.KafkaProducer(
-                **options(self._settings),
-                kafka_client=attempt,
-                client_id=f"everstill-loop-{self._model}",
-                acks="all",
-                enable_idempotence=True,
-                compression_type=None if compression == "none" else compression,
-                max_request_size=self._settings.max_message_bytes + OVERHEAD_BYTES,
-                max_block_ms=int(CONNECT_TIMEOUT_S * 1000),
-            )
-        except (kafka.errors.KafkaError, OSError) as error:
-            attempt.abandon()
-            raise unreachable(self._settings, error, attempt.why()) from None
+        with Attempt(self._settings, kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"]) as attempt:
+            try:
+                return kafka.KafkaProducer(
+                    **options(self._settings),
+                    kafka_client=attempt,
+                    client_id=f"everstill-loop-{self._model}",
+                    acks="all",
+                    enable_idempotence=True,
+                    compression_type=None if compression == "none" else compression,
+                    max_request_size=self._settings.max_message_bytes + OVERHEAD_BYTES,
+                    max_block_ms=int(CONNECT_TIMEOUT_S * 1000),
+                )
+            except (kafka.errors.KafkaError, OSError):
+                raise attempt.failed() from None
 
 
 def _end(producer: Any) -> None:
