@@ -36,6 +36,8 @@ from tests.support.kafka import Cluster, free_base_port, need_kafka
 PARTITIONS = 4
 WORKER_CORE, OTHERS_CORE = 0, 1
 LOWEST, CALLERS_NICE = 19, -5
+#: Longest time until everything that was spooled is learned.
+REST_S = 300.0
 #: Lines for a broker that mirrors reach by another way than everybody else: through the proxy.
 TWO_WAYS = """
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},MIRROR://127.0.0.1:{behind}
@@ -175,9 +177,19 @@ class Rig:
         """Stop the callers and wait until nothing is on its way: rings and spools empty, nothing to read."""
         self.calls.append(self.callers.stop())
         held = ("everstill_shadow_ring_bytes", "everstill_shadow_spool_bytes")
-        self.gateway.wait(lambda: not any(map(self.gateway.metric, held)), "empty rings and spools")
+        self.gateway.wait(lambda: not any(map(self.gateway.metric, held)), "empty rings and spools", REST_S)
         self.wait_for_loop()
-        wait_until(lambda: self.loop.status().get("lag") == 0, "the loop to read everything", every_s=0.1)
+        try:
+            wait_until(
+                lambda: self.loop.status().get("lag") == 0,
+                "the loop to read everything",
+                deadline_s=REST_S,
+                every_s=0.1,
+            )
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{error}; it says {self.loop.status()}; its log ends {self.loop.log()[-1000:]}"
+            ) from None
 
     def go_on(self) -> None:
         """Let the callers call again."""
