@@ -134,6 +134,12 @@ def write_settings(path: pathlib.Path, sections: dict[str, dict[str, Any]]) -> N
     path.write_text("\n".join(lines) + "\n")
 
 
+def create_topics(config: pathlib.Path) -> None:
+    """Create the topics of a configuration's models, as an operator does."""
+    command = [sys.executable, "-m", "distill_loop.stream.app", "topics", "--create", "--config", str(config)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
 @contextlib.contextmanager
 def gateway(folder: pathlib.Path, sections: dict[str, dict[str, Any]]) -> Iterator[Gateway]:
     """Run a gateway in a folder.

@@ -21,9 +21,8 @@ from benchmarks.capture import spread
 from benchmarks.chaos.rig import Plan, rig
 from benchmarks.harness import Check, Options, Result
 from benchmarks.pairs import MODEL, HandOver, settings_with
-from benchmarks.processes import wait_until, write_settings
+from benchmarks.processes import create_topics, wait_until, write_settings
 from benchmarks.stream_ends import EndProcess
-from protos.topics import KINDS, LABELS, PAIRS, topic
 from registry.config import load
 from serving.config import ServingSettings
 from serving.shadow.ring import Ring
@@ -49,6 +48,8 @@ class Everstill:
     ) -> None:
         folder.mkdir()
         write_settings(folder / "everstill.toml", settings_with({"stream": {"partitions": PARTITIONS}, **stream}))
+        if "stream.kafka" in stream:
+            create_topics(folder / "everstill.toml")
         settings = load(folder / "everstill.toml", ServingSettings)
         place = folder_of(settings.capture.dir, MODEL)
         prepare(place, 1, settings.capture.ring_bytes, lambda _: 1e12)
@@ -83,7 +84,7 @@ def measure(options: Options) -> Result:
     with tempfile.TemporaryDirectory(prefix="everstill-stream-") as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         cluster = stack.enter_context(brokers(folder / "broker"))
-        _create_topics(cluster.bootstrap)
+        _create_bare_topics(cluster.bootstrap)
         seed, bootstrap = options.seed, cluster.bootstrap
         ways: dict[str, Everstill | Bare] = {
             EMBEDDED: Everstill(folder / EMBEDDED, {}, seed, stack),
@@ -123,13 +124,18 @@ def catch_up(folder: pathlib.Path, backlog: int, seed: int) -> dict[str, float]:
         running.cluster.start()
         start = time.monotonic()
         running.gateway.wait(lambda: running.gateway.metric(SPOOL_BYTES) == 0, "an empty spool", 300.0)
-        wait_until(lambda: running.loop.status().get("lag", 10**9) <= PARTITIONS, "the loop to catch up", every_s=0.05)
+        wait_until(lambda: _has_caught_up(running.loop.status()), "the loop to catch up", every_s=0.05)
         seconds, learned = time.monotonic() - start, running.pairs_read() - before
     return {
         "backlog_pairs": backlog,
         "catch_up_s": round(seconds, 2),
         "catch_up_pairs_per_s": round(learned / seconds, 1),
     }
+
+
+def _has_caught_up(status: dict[str, Any]) -> bool:
+    lag = status.get("lag")  # None where the stream is away
+    return lag is not None and lag <= PARTITIONS
 
 
 def _timed(ends: list[EndProcess], num_pairs: int) -> dict[str, float]:
@@ -163,12 +169,9 @@ def _kafka(bootstrap: str, prefix: str) -> dict[str, Any]:
     return {"stream.kafka": {"bootstrap": bootstrap, "topic_prefix": prefix}}
 
 
-def _create_topics(bootstrap: str) -> None:
-    counts = dict.fromkeys((BARE, BARE_FAST, BARE_TUNED), PARTITIONS)
-    for prefix in (KAFKA, KAFKA_PLAIN):
-        counts |= {topic(MODEL, kind, prefix): PARTITIONS if kind in (PAIRS, LABELS) else 1 for kind in KINDS}
+def _create_bare_topics(bootstrap: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.create_topics([NewTopic(name, count, 1) for name, count in counts.items()])
+    admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in (BARE, BARE_FAST, BARE_TUNED)])
     admin.close()
 
 

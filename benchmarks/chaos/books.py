@@ -112,7 +112,7 @@ class Books:
         lost = last.missing + last.dropped + last.gaps
         counted = self.counted
         kept = counted["learned"] + counted["held_out"]
-        passed = kept + counted["repeats"] + counted["dead"] + counted.get("refused", 0) + counted["gaps"]
+        passed = kept + counted["repeats"] + counted["dead"] + counted["refused"] + counted["gaps"]
         dead = len(self.on_topic) - len(self.learned | self.held_out)
         return [
             Check("mirror_reports", len(self.shadow), ">=", 1),
@@ -159,7 +159,7 @@ def _read(rig: Rig) -> Books:
     if state:
         dedupe.load_state_dict(state["dedupe"])
     progress = state.get("progress", {})
-    names = ("learned", "held_out", "repeats", "dead", "refused", "gaps")
+    names = ("learned", "held_out", "repeats", "dead", "refused")
     return Books(
         calls=calls,
         sampled=frozenset(one for one in ids if coin(key, ARM_UNIFORM, bytes.fromhex(one)) < rig.plan.sampling),
@@ -167,5 +167,5 @@ def _read(rig: Rig) -> Books:
         shadow=shadow_of(reports),
         learned=frozenset(one.hex() for one in dedupe.records("learned")),
         held_out=frozenset(one.hex() for one in dedupe.records("held_out")),
-        counted={name: int(progress.get(name, 0)) for name in names},
+        counted={name: progress.get(name, 0) for name in names} | {"gaps": progress.get("gaps", {}).get(PAIRS, 0)},
     )

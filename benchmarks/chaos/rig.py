@@ -18,16 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from kafka.admin import KafkaAdminClient, NewTopic
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.chaos.callers import Callers, Records
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.harness import ROOT, say
 from benchmarks.pairs import MODEL, NUM_CLASSES, NUM_FEATURES, settings_with
-from benchmarks.processes import Gateway, running, teacher_elsewhere, wait_until, write_settings
+from benchmarks.processes import Gateway, create_topics, running, teacher_elsewhere, wait_until, write_settings
 from distill_loop.learner import checkpoint
-from protos.topics import KINDS, LABELS, PAIRS, topic
 from registry.pointers import Pointers
 from registry.status import read_statuses
 from registry.store import open_store
@@ -191,9 +189,14 @@ class Rig:
                 f"{error}; it says {self.loop.status()}; its log ends {self.loop.log()[-1000:]}"
             ) from None
 
-    def go_on(self) -> None:
-        """Let the callers call again."""
-        self.callers.start()
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Rest for a while; the callers call again afterwards."""
+        try:
+            self.rest()
+            yield
+        finally:
+            self.callers.start()
 
 
 @contextlib.contextmanager
@@ -205,14 +208,16 @@ def rig(folder: pathlib.Path, plan: Plan) -> Iterator[Rig]:
             os.sched_setaffinity(0, {OTHERS_CORE})
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
         cluster, network, mirrors_way = _start_brokers(folder / "brokers", plan, stack)
-        create_topics(cluster.bootstrap, plan.num_brokers)
         asked = stack.enter_context(
             teacher_elsewhere(folder / "teacher", "--row-s", "0", "--classes", str(NUM_CLASSES), "--output", "output")
         )
         home = folder / "everstill"
         sections = _sections(plan, mirrors_way, asked)
+        direct = {**sections, "stream.kafka": {**sections["stream.kafka"], "bootstrap": cluster.bootstrap}}
+        write_settings(folder / "topics.toml", direct)
+        create_topics(folder / "topics.toml")
         process = stack.enter_context(running("gateway", home, sections))
-        write_settings(home / "loop.toml", {**sections, "stream.kafka": {"bootstrap": cluster.bootstrap}})
+        write_settings(home / "loop.toml", direct)
         (home / "first.onnx").write_bytes(first_version(plan.seed))
         loop = LoopProcess(home)
         stack.callback(loop.stop)
@@ -254,7 +259,11 @@ def _sections(plan: Plan, bootstrap: str, teacher: str) -> dict[str, dict[str, A
     sections: dict[str, dict[str, Any]] = {
         "gateway": {"port": 0, "metrics_port": 0, "follow_interval_s": 0.1},
         "stream": {"partitions": PARTITIONS},
-        "stream.kafka": {"bootstrap": bootstrap},
+        "stream.kafka": {
+            "bootstrap": bootstrap,
+            "replication": min(3, plan.num_brokers),
+            "min_insync": min(2, plan.num_brokers),
+        },
         "capture": {
             "rate": plan.sampling,
             "report_interval_s": 1.0,
@@ -272,14 +281,6 @@ def _sections(plan: Plan, bootstrap: str, teacher: str) -> dict[str, dict[str, A
         },
     }
     return settings_with(sections)
-
-
-def create_topics(bootstrap: str, num_brokers: int = 1) -> None:
-    """Create the model's topics."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    counts = {topic(MODEL, kind): PARTITIONS if kind in (PAIRS, LABELS) else 1 for kind in KINDS}
-    admin.create_topics([NewTopic(name, count, min(3, num_brokers)) for name, count in counts.items()])
-    admin.close()
 
 
 def first_version(seed: int) -> bytes:
