@@ -80,7 +80,7 @@ class Bare:
 
 def measure(options: Options) -> Result:
     """Run the benchmark."""
-    num_rounds, num_pairs = (3, 10_000) if options.quick else (7, 40_000)
+    num_rounds, num_pairs = (3, 10_000) if options.quick else (5, 20_000)
     with tempfile.TemporaryDirectory(prefix="everstill-stream-") as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         cluster = stack.enter_context(brokers(folder / "broker"))
