@@ -32,6 +32,8 @@ SETTINGS = {
     "min.insync.replicas": "stream.kafka.min_insync",
     "max.message.bytes": "stream.kafka.max_message_bytes",
 }
+#: What Kafka wants for what we do to a topic.
+RIGHTS = {"looked at": "Describe", "made": "Create", "deleted": "Delete"}
 State = Literal["ok", "missing", "differs"]
 
 
@@ -209,8 +211,8 @@ class Brokers:
         kind = kafka.errors.for_code(code)
         if code == NOT_ALLOWED or kind is kafka.errors.ClusterAuthorizationFailedError:
             return UnavailableError(
-                f"Kafka at {self._settings.bootstrap} doesn't let us: topic {name} can't be {what}",
-                fix="Its operator has to allow it, or make the topics",
+                f"Kafka at {self._settings.bootstrap} doesn't let us: topic {name} can't be {what}, which needs the right {RIGHTS[what]}",
+                fix="Its operator has to grant that, or make the topics",
             )
         return ConfigurationError(
             f"topic {name} can't be {what}: {(why or kind.__name__).rstrip('.')}",

@@ -106,6 +106,8 @@ def _topics(answer: dict[str, Any], *, makes_topics: bool) -> Check:
             return ok(about, f"{missing} of {len(states)} are missing, and made now")
         fix = "everstill up makes them, and so does everstill stream topics --create"
         return warn(about, f"{missing} of {len(states)} are missing", fix)
+    if any(one["settings_unread"] for one in answer["topics"]):
+        return ok(about, f"all {len(states)} have the right partitions; this user can't read their other settings")
     return ok(about, f"all {len(states)} are as configured")
 
 

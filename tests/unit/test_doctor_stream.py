@@ -31,14 +31,20 @@ def checks_of(config: pathlib.Path, *, makes_topics: bool = False) -> dict[str, 
     return {one.about: one for one in found}
 
 
-def topics(*states: str, problem: str = "") -> dict[str, Any]:
-    return {"prefix": "everstill", "problem": problem, "fix": "Mend it", "topics": [{"state": one} for one in states]}
+def topics(*states: str, problem: str = "", unread: bool = False) -> dict[str, Any]:
+    return {
+        "prefix": "everstill",
+        "problem": problem,
+        "fix": "Mend it",
+        "topics": [{"state": one, "settings_unread": unread} for one in states],
+    }
 
 
 @pytest.mark.parametrize(
     ("answer", "state", "found"),
     [
         (topics("ok", "ok"), "ok", "all 2 are as configured"),
+        (topics("ok", unread=True), "ok", "all 1 have the right partitions; this user can't read their other settings"),
         (topics("ok", "missing"), "warn", "1 of 2 are missing"),
         (topics("missing", "differs", problem="topic x differs"), "fail", "topic x differs"),
     ],

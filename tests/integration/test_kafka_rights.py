@@ -1,0 +1,112 @@
+"""What a user of Kafka needs the right to, on a broker that asks for names and rights: what is missing is told, and what README names is enough."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+)
+
+from distill_loop.stream import app
+from distill_loop.stream.streams import open_consumer
+from protos.topics import PAIRS
+from registry.sections import KafkaSection, StreamSection
+from serving.shadow.message import Message
+from serving.shadow.publishers import open_publisher
+from tests.support.kafka import Cluster, free_base_port, need_kafka
+from tests.support.waiting import wait_for
+
+PREFIX = "rights"
+#: What README says that a loop needs, and a gateway with it.
+ENOUGH = ("DESCRIBE", "READ", "WRITE")
+MAKING = ("CREATE", "DESCRIBE_CONFIGS")
+SETTINGS = """listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SASL_PLAINTEXT://127.0.0.1:{guarded}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="secret";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(tmp_path: pathlib.Path) -> Iterator[Cluster]:
+    """A broker whose first port lets everything through, and whose third asks who it is."""
+    need_kafka()
+    port = free_base_port(3)
+    extra = SETTINGS.format(port=port, controller=port + 1, guarded=port + 2)
+    cluster = Cluster(tmp_path / "kafka", 1, port, extra)
+    cluster.folder.mkdir()
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+def grant(cluster: Cluster, *rights: str) -> None:
+    pattern = ResourcePattern(ResourceType.TOPIC, f"{PREFIX}.", ACLResourcePatternType.PREFIXED)
+    allowed = [
+        ACL(
+            principal="User:ann",
+            host="*",
+            operation=ACLOperation[right],
+            permission_type=ACLPermissionType.ALLOW,
+            resource_pattern=pattern,
+        )
+        for right in rights
+    ]
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=cluster.bootstrap)) as admin:
+        assert not admin.create_acls(allowed)["failed"]
+
+
+def test_what_readme_names_is_enough_and_what_is_missing_is_told(
+    cluster: Cluster, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{cluster.port + 2}"
+    config = tmp_path / "everstill.toml"
+    config.write_text(
+        f'[stream.kafka]\nbootstrap = "{address}"\ntopic_prefix = "{PREFIX}"\nsecurity = "sasl_plaintext"\n'
+        'sasl_mechanism = "PLAIN"\nusername = "ann"\npassword = "secret"\n'
+    )
+    topics = ["topics", "--config", str(config)]
+
+    assert app.main(topics) == 4
+    assert "can't be looked at, which needs the right Describe. " in capsys.readouterr().err
+
+    grant(cluster, *ENOUGH)
+    wait_for(lambda: app.main(topics) == 2, what="the right to look")
+    capsys.readouterr()
+    assert app.main([*topics, "--create"]) == 4
+    assert "can't be made, which needs the right Create. " in capsys.readouterr().err
+
+    grant(cluster, *MAKING)
+    wait_for(lambda: app.main([*topics, "--create"]) == 0, what="the right to make topics")
+
+    settings = StreamSection(
+        kafka=KafkaSection.model_validate(
+            {
+                "bootstrap": address,
+                "topic_prefix": PREFIX,
+                "security": "sasl_plaintext",
+                "sasl_mechanism": "PLAIN",
+                "username": "ann",
+                "password": "secret",
+            }
+        )
+    )
+    with (
+        contextlib.closing(open_publisher(settings, "filetypes")) as publisher,
+        contextlib.closing(open_consumer(settings, "filetypes", {PAIRS: settings.partitions})) as consumer,
+    ):
+        publisher.publish([Message(PAIRS, 1, b"value")])
+        (message,) = wait_for(lambda: consumer.poll(10), what="the message")
+    assert message.value == b"value"
