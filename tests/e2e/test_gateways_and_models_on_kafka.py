@@ -32,6 +32,7 @@ INPUT = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
 MODELS = {"alpha": (3, 2), "beta": (5, 1)}
 GATEWAYS = ("north", "south", "west")
 ROUNDS, ROWS = 10, 2
+COUNTED = ("sampled", "published", "missing", "pending", "spooled", "dropped")
 HEAD = """
 [gateway]
 id = "{gateway}"
@@ -198,13 +199,23 @@ def test_three_gateways_and_two_models_share_a_broker_and_each_row_is_learned_on
 
             def settled(model: str = model, num: int = len(rows)) -> dict[str, Any] | None:
                 told = whole.told(model, "loop")
-                done = told and told["pairs"]["read"] == num and told["accounts"]["accepted"] in (num, None)
+                done = told and told["accounts"]["accepted"] == num and (told["labels"] or {}).get("joined") == num
                 return told if done and sum(map(len, whole.fates(model).values())) == num else None
 
-            told = wait_for(settled, deadline_s=60, what=f"{model} to learn all: {whole.told(model, 'loop')}")
+            try:
+                told = wait_for(settled, deadline_s=60)
+            except TimeoutError:
+                raise AssertionError(
+                    f"{model} should have read {len(rows)} rows: {whole.told(model, 'loop')}"
+                ) from None
             fates = whole.fates(model)
 
             assert fates["learned"] | fates["held_out"] == rows.keys()
             assert not fates["learned"] & fates["held_out"]
             assert [told["pairs"][fate] for fate in ("repeats", "dead", "refused")] == [0, 0, 0]
-            assert (told["accounts"]["open"] or 0, told["gaps"]) == (0, 0)
+            assert (told["accounts"]["open"], told["gaps"]) == (0, 0)  # equation B
+            counted = {name: sum(one[name] for one in told["capture"].values()) for name in COUNTED}
+            assert counted == {**dict.fromkeys(COUNTED, 0), "sampled": len(rows), "published": len(rows)}  # equation A
+            labels = told["labels"]
+            assert [labels[name] for name in ("late", "repeated", "unmatched", "unusable", "waiting")] == [0] * 5
+            assert (labels["student"]["estimate"], labels["teacher"]["estimate"]) == (0.5, 1.0)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from registry.status import read_statuses
+from registry.store import open_store
 from tests.support.documents import blocks, commands
 from tests.support.everstill_command import COMMAND, ROOT, environment
 from tests.support.waiting import wait_for
@@ -42,13 +44,21 @@ def done(folder: pathlib.Path, words: list[str], *more: str, timeout_s: float = 
 
 
 def ask(folder: pathlib.Path) -> str:
-    """Run the README's own client; returns what it printed."""
-    ((_, code),) = blocks(ROOT / "README.md", "Asking it")
+    """Run the README's own client, which asks and tells what was true; returns what it printed."""
+    code = "".join(
+        text for section in ("Asking it", "Saying what was true") for _, text in blocks(ROOT / "README.md", section)
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
+
+
+def labels_read(folder: pathlib.Path) -> int:
+    """Return how many labels the loop has read."""
+    told = read_statuses(open_store(str(folder / "my-service/everstill-data/registry")), "my-service").get("loop", {})
+    return sum(number for number in (told.get("labels") or {}).values() if isinstance(number, int))
 
 
 @contextlib.contextmanager
@@ -87,6 +97,7 @@ def walk(folder: pathlib.Path, *traffic: str) -> dict[str, object]:
         send, versions = commands(look)
         report = done(folder, send, "--json", *traffic, timeout_s=400.0)
         assert ask(folder).count("[") == 1
+        wait_for(lambda: labels_read(folder) == 1, deadline_s=60, what="the loop to read the label")
         wait_for(lambda: "bootstrap" in done(folder, versions), deadline_s=60, what="the first version")
     return dict(json.loads(report))
 
