@@ -46,6 +46,10 @@ FIRST_REST_S = 1.0
 REST_FACTOR = 5
 REST_S = 30.0
 
+RETRIED = "Nothing is lost: it is tried again"
+TOO_LARGE = (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError)
+TOO_LARGE_FIX = "Raise the topic's max.message.bytes to what `everstill stream topics` asks for"
+
 
 class KafkaPublisher:
     """Publishes one model's messages. It connects at its first use; one thread."""
@@ -106,7 +110,7 @@ class KafkaPublisher:
             raise StreamUnavailable(
                 error.message if error else f"Kafka at {self._settings.bootstrap} is away",
                 rest=messages,
-                fix=error.fix if error else "Nothing is lost: it is tried again",
+                fix=error.fix if error else RETRIED,
             )
         return producer
 
@@ -128,7 +132,7 @@ class KafkaPublisher:
             raise StreamUnavailable(
                 f"Kafka at {self._settings.bootstrap} took {delivery.num_accepted} of {len(messages)} messages: {error}",
                 rest=delivery.rest(messages) + after,
-                fix="Nothing is lost: it is tried again",
+                fix=TOO_LARGE_FIX if isinstance(error, TOO_LARGE) else RETRIED,
             ) from None
 
     def _connect(self) -> Any:

@@ -152,6 +152,7 @@ def test_a_topic_that_refuses_a_message_is_said(cluster: kafka.Cluster) -> None:
         with pytest.raises(StreamUnavailable, match="took 0 of 1") as caught:
             publisher.publish([Outgoing(PAIRS, 0, os.urandom(5000))])
     assert len(caught.value.rest) == 1
+    assert "max.message.bytes" in caught.value.fix
 
 
 @pytest.mark.parametrize(
