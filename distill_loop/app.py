@@ -47,6 +47,8 @@ from registry.store import ObjectStore, open_store
 
 #: Wait after something was away, in seconds.
 UNAVAILABLE_WAIT_S = 1.0
+#: An outage is told again after this, in seconds.
+AWAY_AGAIN_S = 60.0
 #: A lease is renewed after this part of its length.
 RENEW_AFTER = 0.3
 #: New objects after which Python looks for garbage, and its two ratios.
@@ -188,19 +190,18 @@ class LoopProcess:
             facts=dict(student.facts),
         )
         self._loop.start()
-        interrupted = False
+        outage = Outage()
         while not stopping.heard():
             try:
                 self.renew_lease()
-                if interrupted:
+                if outage.lasts:
                     self._loop.go_on()
-                    interrupted = False
                 busy = self._loop.turn()
                 self._telling.tell()
+                outage.ended()
             except UnavailableError as error:
                 ERRORS.inc()
-                self._log.error("something is away, the loop waits", error=str(error))
-                interrupted = True
+                outage.go_on(str(error))
                 with contextlib.suppress(UnavailableError):  # perhaps it is the store
                     self._telling.tell()
                 stopping.heard(UNAVAILABLE_WAIT_S)
@@ -218,6 +219,34 @@ class LoopProcess:
         if time.monotonic() - self._renewed_at > self._settings.loop.lease_s * RENEW_AFTER:
             self._lease.renew()
             self._renewed_at = time.monotonic()
+
+
+class Outage:
+    """Something that the loop needs is away: said when it begins, when its reason changes, each minute, and when it is over."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._told = ("", 0.0)
+        self._log = structlog.get_logger()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether something is away."""
+        return self._since is not None
+
+    def go_on(self, reason: str) -> None:
+        """Note that something is away, for this reason."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if reason != self._told[0] or now - self._told[1] > AWAY_AGAIN_S:
+            self._told = reason, now
+            self._log.error("something is away, the loop waits", error=reason, seconds=round(now - self._since, 1))
+
+    def ended(self) -> None:
+        """Note that nothing is away."""
+        if self._since is not None:
+            self._log.info("what was away is back", seconds=round(time.monotonic() - self._since, 1))
+        self._since, self._told = None, ("", 0.0)
 
 
 def acquire_lease(store: ObjectStore, settings: LoopSettings, stopping: Stopping) -> Lease:

@@ -22,6 +22,8 @@ from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
 LAYOUT = 5
+#: The one before it, which is read too.
+UPGRADED = 4
 #: Time between two checkpoints, in times that one takes.
 SAVING_SHARE = 9.0
 
@@ -90,8 +92,9 @@ class Memory:
             return False
         data = self._store.get(self._current.path).data
         state = checkpoint.load(self._at_rest.open(data, _context(self._current.path)))
-        if state.get("layout") != LAYOUT:
+        if state.get("layout") not in (LAYOUT, UPGRADED):
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
+        _upgrade(state)
         for name, part in self._parts.items():
             if name in state:  # what came to be after it was written begins anew
                 part.load_state_dict(state[name])
@@ -147,3 +150,12 @@ class Memory:
 def _context(path: str) -> bytes:
     """Return what a sealed checkpoint is bound to: one that was put in another's place doesn't open."""
     return f"everstill checkpoint {path}".encode()
+
+
+def _upgrade(state: dict[str, Any]) -> None:
+    """Make a state of the layout before this one: it counted all gaps together, and its memory had no retention."""
+    gaps = state["progress"]["gaps"]
+    if isinstance(gaps, int):
+        state["progress"]["gaps"] = {PAIRS: gaps} if gaps else {}
+    if "newest_unix_ns" in state["learner"]:
+        state["learner"]["times"] = [state["learner"].pop("newest_unix_ns"), 0, 0]

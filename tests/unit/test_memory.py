@@ -7,6 +7,7 @@ import pytest
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
+from distill_loop.learner import checkpoint
 from distill_loop.learner.step import Learner
 from distill_loop.memory import Memory
 from distill_loop.progress import Progress
@@ -145,3 +146,22 @@ def test_a_checkpoint_that_takes_long_is_taken_seldom(tmp_path: pathlib.Path) ->
 
     assert due == {0.0: True, 1000.0: False}
     memory._consumer.close()
+
+
+def test_a_checkpoint_of_the_layout_before_is_read(tmp_path: pathlib.Path) -> None:
+    store = open_store("memory://")
+    new_memory(store, tmp_path, 1).save()
+    pointer = Pointers(store, MODEL.name).checkpoint()
+    assert pointer is not None
+    state = checkpoint.load(store.get(pointer.path).data)
+    state["layout"] = 4
+    state["progress"] = {"read": 9, "learned": 7, "held_out": 1, "repeats": 1, "dead": 0, "gaps": 3, "trial": None}
+    state["learner"]["newest_unix_ns"] = state["learner"].pop("times")[0]
+    del state["reports"]
+    store.put(pointer.path, checkpoint.dump(state))
+
+    memory = new_memory(store, tmp_path, 2)
+
+    assert memory.restore()
+    progress = memory._parts["progress"].state_dict()
+    assert (progress["read"], progress["gaps"], progress["refused"]) == (9, {PAIRS: 3}, 0)
