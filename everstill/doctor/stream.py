@@ -6,7 +6,6 @@ Decides what a missing topic means: a warning, since `everstill up` makes it. Br
 import contextlib
 import importlib.util
 import pathlib
-import re
 import sqlite3
 import tomllib
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ from everstill.doctor.machine import FASTER
 from protos.errors import ConfigurationError, UnavailableError
 from registry.at_rest import MAGIC, key_id
 
-#: So much of a file of captured inputs is looked at for the name of the key that sealed it, in bytes.
-LOOKED_AT_BYTES = 2**20
+#: A spool's record begins so long before what is sealed, which begins with MAGIC and the key's name.
+RECORD_HEADER_BYTES, KEY_NAME_BYTES = 16, 8
 CRC32C = "crc32c"
 
 
@@ -124,11 +123,11 @@ def _secrets_in(config: pathlib.Path) -> list[str]:
 
 
 def _sealed_with(folder: pathlib.Path) -> set[bytes]:
-    """Return the names of the keys that sealed the beginnings of a folder's files."""
+    """Return the names of the keys that sealed the first record of each segment of the spools (docs/formats.md)."""
     found: set[bytes] = set()
-    for path in folder.glob("**/*"):
-        with contextlib.suppress(OSError):
-            if path.is_file():
-                with path.open("rb") as file:
-                    found.update(re.findall(re.escape(MAGIC) + b"(.{8})", file.read(LOOKED_AT_BYTES), re.DOTALL))
+    for path in folder.glob("*/*/*.seg"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            begin = file.read(RECORD_HEADER_BYTES + len(MAGIC) + KEY_NAME_BYTES)[RECORD_HEADER_BYTES:]
+            if begin.startswith(MAGIC):
+                found.add(begin[len(MAGIC) :])
     return found

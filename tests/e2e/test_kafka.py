@@ -104,11 +104,3 @@ def test_a_kafka_that_is_away_is_one_clear_line_before_anything_starts(
     assert ended.stderr.startswith(f"everstill: Kafka at {NOBODY} doesn't answer")
     assert ended.stderr.count("\n") == 1
     assert not list(tmp_path.glob("**/*.out"))
-
-
-def test_an_address_that_is_none_is_told_at_once(tmp_path: pathlib.Path) -> None:
-    ended = everstill("demo", "--kafka", "kafka", cwd=tmp_path)
-
-    assert ended.returncode == 2
-    assert ended.stderr == "everstill: --kafka 'kafka' is not host:port. Name a broker, e.g. --kafka 127.0.0.1:9092\n"
-    assert not (tmp_path / "everstill-demo").exists()

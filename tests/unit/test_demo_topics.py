@@ -54,6 +54,11 @@ def test_each_run_has_a_prefix_of_its_own_and_the_file_says_it() -> None:
     assert (Stream.of(None).settings(), Stream.of("").report()) == ("", {"kind": "embedded"})
 
 
+def test_an_address_that_is_none_is_told_with_an_example() -> None:
+    with pytest.raises(ConfigurationError, match=r"--kafka 'kafka' is not host:port\. Name a broker, e\.g\. --kafka "):
+        Stream.of("kafka")
+
+
 def test_another_prefix_in_the_environment_is_refused_before_anything_is_made(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from everstill.doctor.stream import secrets, stream
 from everstill.options import settings_of
 from protos.errors import UnavailableError
 from registry.at_rest import AtRest
+from serving.shadow.spool import Spool
 
 KEY = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVpBQkNERUY="
 KAFKA = '[stream.kafka]\nbootstrap = "127.0.0.1:9092"\n'
@@ -104,10 +105,9 @@ def test_a_password_that_others_can_read_is_a_warning(tmp_path: pathlib.Path) ->
 
 def test_a_key_that_is_gone_is_named_where_it_sealed_something(tmp_path: pathlib.Path) -> None:
     config = configure(tmp_path, f'[capture]\ndir = "capture"\n[at_rest]\nkey = "{KEY}"\n')
-    (tmp_path / "capture/m").mkdir(parents=True)
     before = checks_of(config)["at_rest"]
-    other = AtRest((b"o" * 32,))
-    (tmp_path / "capture/m/spool").write_bytes(b"head" + other.seal(b"inputs", b"spool"))
+    spool = Spool(tmp_path / "capture/m/spool-stream", max_bytes=2**20, retention_s=60, at_rest=AtRest((b"o" * 32,)))
+    spool.append([b"inputs"])
 
     after = checks_of(config)["at_rest"]
 
