@@ -1,4 +1,4 @@
-"""Kill the mirror with SIGKILL while it drains the ring: every sample is on the stream or counted, and each is counted once."""
+"""Kill the mirror with SIGKILL while it drains the ring: every sample and all feedback is on the stream or counted, and each is counted once."""
 
 import contextlib
 import pathlib
@@ -13,6 +13,7 @@ import pytest
 
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from protos import records_pb2 as records
+from protos.topics import LABELS, PAIRS, REPORTS
 from serving.shadow.ring import Ring, create
 from serving.shadow.rings import Rings
 from tests.support.draining import MODEL, PARTITIONS, RING, STREAM
@@ -26,11 +27,12 @@ FAULTS = ("--teacher-away", "--stream-away", "--small-spool")
 
 
 class Producer:
-    """A thread that plays the worker: it appends samples without a pause longer than a moment, and remembers their ids."""
+    """A thread that plays the worker: it appends samples, and feedback on some, without a pause longer than a moment, and remembers their ids."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.ring = Ring(path)
         self.appended: list[bytes] = []
+        self.told: list[bytes] = []
         self.still = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._append, name="producer")
@@ -60,6 +62,9 @@ class Producer:
                     self.ring.count_seen(1)
                     if self.ring.append(sample.SerializeToString(), stratum=sample.stratum, arms=("uniform",)):
                         self.appended.append(sample.record_id)
+                    label = records.Sample(label=records.Label(record_id=sample.record_id))
+                    if number % 3 == 0 and self.ring.append(label.SerializeToString(), feedback=True):
+                        self.told.append(sample.record_id)
 
 
 @contextlib.contextmanager
@@ -73,19 +78,21 @@ def mirror(folder: pathlib.Path, *options: str) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def read_stream(folder: pathlib.Path) -> tuple[list[bytes], list[records.CaptureReport]]:
-    """Return the record ids and the reports on the stream, which must have no gap."""
-    consumer = EmbeddedConsumer(folder / STREAM, MODEL, {"pairs": PARTITIONS, "reports": 1})
-    ids, reports = [], []
+def read_stream(folder: pathlib.Path) -> tuple[list[bytes], list[bytes], list[records.CaptureReport]]:
+    """Return the record ids of pairs, those of labels, and the reports on the stream, which must have no gap."""
+    consumer = EmbeddedConsumer(folder / STREAM, MODEL, {PAIRS: PARTITIONS, LABELS: PARTITIONS, REPORTS: 1})
+    ids, told, reports = [], [], []
     for message in consumer.poll(1_000_000):
         consumer.advance(message)
-        if message.kind == "pairs":
+        if message.kind == PAIRS:
             ids += [pair.record_id for pair in records.PairBatch.FromString(message.value).pairs]
+        elif message.kind == LABELS:
+            told += [label.record_id for label in records.LabelBatch.FromString(message.value).labels]
         else:
             reports.append(records.CaptureReport.FromString(message.value))
     assert not consumer.take_gaps()
     consumer.close()
-    return ids, reports
+    return ids, told, reports
 
 
 def books_of(folder: pathlib.Path) -> Books:
@@ -93,6 +100,8 @@ def books_of(folder: pathlib.Path) -> Books:
     books = read_books(folder, Rings({0: Ring(folder / RING)}), MODEL)
     assert open_rows(books.report) == {}
     assert books.report.gaps == 0
+    for rows in (books.spooled, books.in_ring, books.in_flight):
+        del rows[LABELS]  # feedback is no sample
     assert books.of("spooled") == books.spooled
     assert books.of("pending") == books.in_ring + books.in_flight
     return books
@@ -121,10 +130,13 @@ def survive(
         process.terminate()
         assert process.wait(30) == 0
 
-    ids, reports = read_stream(folder)
+    ids, told, reports = read_stream(folder)
     books, handed = books_of(folder), producer.ring.counts()
     assert len(producer.appended) > num_kills
-    assert producer.ring.next_sequence == len(producer.appended)
+    assert producer.ring.next_sequence == len(producer.appended) + len(producer.told)
+    assert producer.ring.labels == len(producer.told) > 0
+    assert set(told) <= set(producer.told)
+    assert set(told) == set(producer.told) or "--small-spool" in faults
     assert {report.gaps for report in reports} == {0}
     assert all(open_rows(report) == {} for report in reports if report.mirror)
     assert books.of("sampled") == {name: one.sampled for name, one in handed.items()}
