@@ -78,12 +78,16 @@ class Labels:
                 self._waiting.popitem(last=False)
                 self._count("unmatched")
 
-    def status(self) -> dict[str, Any] | None:
-        """Return counts and estimates, and set the gauges; None where no label ever came."""
-        if not self._waiting and not any(self.counts.values()):
+    def status(self, accepted: int | None = None) -> dict[str, Any] | None:
+        """Return counts and estimates, and set the gauges; None where no label ever came.
+
+        Args:
+            accepted: labels that the stream took, as reports say, told beside what was read.
+        """
+        if not (self._waiting or accepted or any(self.counts.values())):
             return None
         LABELS_WAITING.set(len(self._waiting))
-        body: dict[str, Any] = {**self.counts, "waiting": len(self._waiting)}
+        body: dict[str, Any] = {"accepted": accepted, **self.counts, "waiting": len(self._waiting)}
         for who, shares in (("student", self._student), ("teacher", self._teacher)):
             estimate = shares.estimate()
             body[who] = vars(estimate) if estimate else None

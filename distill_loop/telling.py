@@ -18,7 +18,7 @@ from distill_loop.stream.consumer import Consumer
 from distill_loop.stream.reports import Reports
 from distill_loop.telemetry import AGREEMENT, LAG, OLDEST_WAITING, SPOILT_STEPS, STALENESS
 from protos.errors import UnavailableError
-from protos.topics import PAIRS, REPORTS
+from protos.topics import LABELS, PAIRS, REPORTS
 from registry.bundle import version_of
 from registry.status import write_status
 from registry.store import ObjectStore
@@ -106,7 +106,7 @@ class Telling:
             "spoilt_steps": learner.num_spoilt_steps,
             "student": learner.student.name,
             "agreement": vars(estimate) if estimate else None,
-            "labels": self._labels.status(),
+            "labels": self._labels.status(accepted=self._reports.accepted().get(LABELS)),
             "trial": self._trial(),
             "last_cut": progress.last_cut,
             "last_verdict": progress.last_verdict,

@@ -199,8 +199,10 @@ def test_three_gateways_and_two_models_share_a_broker_and_each_row_is_learned_on
 
             def settled(model: str = model, num: int = len(rows)) -> dict[str, Any] | None:
                 told = whole.told(model, "loop")
-                done = told and told["accounts"]["accepted"] == num and (told["labels"] or {}).get("joined") == num
-                return told if done and sum(map(len, whole.fates(model).values())) == num else None
+                if not told or told["accounts"]["accepted"] != num or not told["labels"]:
+                    return None
+                labels_in = told["labels"]["joined"] == told["labels"]["accepted"] == num
+                return told if labels_in and sum(map(len, whole.fates(model).values())) == num else None
 
             try:
                 told = wait_for(settled, deadline_s=60)

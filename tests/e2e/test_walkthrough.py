@@ -58,7 +58,8 @@ def ask(folder: pathlib.Path) -> str:
 def labels_read(folder: pathlib.Path) -> int:
     """Return how many labels the loop has read."""
     told = read_statuses(open_store(str(folder / "my-service/everstill-data/registry")), "my-service").get("loop", {})
-    return sum(number for number in (told.get("labels") or {}).values() if isinstance(number, int))
+    labels = told.get("labels") or {}
+    return int(labels.get("joined", 0)) + int(labels.get("waiting", 0))
 
 
 @contextlib.contextmanager
