@@ -108,7 +108,7 @@ def _show(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[
         return 0
     for name, text in body.items():
         if name != "beginning_hex":
-            print(f"{name:<12}{text}")
+            print(f"{name:<14}{text}")
     for start in range(0, min(len(value), SHOWN_BYTES), 16):
         row = value[start : start + 16]
         print(f"{start:>8x}  {row.hex(' '):<48} {''.join(chr(one) if 32 <= one < 127 else '.' for one in row)}")

@@ -139,4 +139,6 @@ def _headers_of(text: str) -> dict[str, str]:
         headers = json.loads(text)
     except ValueError:
         return {}
-    return headers if isinstance(headers, dict) else {}
+    if not isinstance(headers, dict):
+        return {}
+    return {name: text for name, text in headers.items() if isinstance(text, str)}

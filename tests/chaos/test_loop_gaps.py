@@ -1,20 +1,25 @@
 """The loop was down for too long: what retention removed meanwhile is in the ledger with its exact offsets, once, whatever happens in between."""
 
+import contextlib
 import pathlib
 
 import pytest
 from obstore.store import MemoryStore
 
 from distill_loop.loop import Loop
+from protos import records_pb2 as records
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
+from protos.topics import PAIRS
 from registry.ledger import Ledger, Line
 from registry.pointers import Pointers
 from registry.store import ObjectStore
 from tests.support.crash_points import start
+from tests.support.either_stream import EitherStream, create_topics, on_kafka
 from tests.support.faults import Fault, FaultyStore, Killed
-from tests.support.loops import CONFIG, MODEL
+from tests.support.loops import CONFIG, MODEL, LoopUnderTest
 from tests.support.publishing import StreamWriter, make_pair
+from tests.support.waiting import wait_for
 
 
 class Stream:
@@ -100,3 +105,33 @@ def test_a_registry_that_is_away_is_told_of_the_gap_later(tmp_path: pathlib.Path
     stream.close()
 
     assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 3)]
+
+
+def test_a_gap_on_kafka_is_in_the_ledger_too(kafka_bootstrap: str, tmp_path: pathlib.Path) -> None:
+    settings = on_kafka(kafka_bootstrap)
+    create_topics(settings)
+    loop = LoopUnderTest(tmp_path, settings.kafka)  # only its folder and its writer are used
+    backend = MemoryStore()
+
+    def read_until(num_pairs: int) -> None:
+        process = start(tmp_path, ObjectStore(backend))
+        process._loop.start()
+
+        def is_read() -> bool:
+            process._loop.turn()
+            return process.progress.read >= num_pairs
+
+        wait_for(is_read, what="pairs")
+        process._loop.stop()
+        process._consumer.close()
+
+    loop.writer.pairs([make_pair(number) for number in range(10)])
+    read_until(10)
+    for number in range(100, 104):
+        loop.writer.raw(PAIRS, 0, records.PairBatch(pairs=[make_pair(number)]).SerializeToString())
+    with contextlib.ExitStack() as stack:
+        EitherStream(settings, stack).forget_before(4)
+    read_until(11)
+    loop.writer.close()
+
+    assert offsets_of(gaps_of(ObjectStore(backend))) == [(1, 4)]

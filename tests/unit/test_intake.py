@@ -110,7 +110,7 @@ def test_every_dead_record_of_one_message_is_kept(room: IntakeUnderTest) -> None
     assert room.progress.dead == len(room.dead_letters()) == 2
 
 
-@pytest.mark.parametrize("headers", ["", "{", "[]", "7", '{"schema": "2"}'])
+@pytest.mark.parametrize("headers", ["", "{", "[]", "7", '{"schema": "2"}', '{"schema": 1, "model": []}'])
 def test_a_message_whose_headers_can_not_be_read_stops_nothing(headers: str, room: IntakeUnderTest) -> None:
     room.writer.pairs([make_pair(1)])
     with sqlite3.connect(room.path) as connection:

@@ -39,6 +39,7 @@ def send(room: IntakeUnderTest, *values: bytes, kind: str = PAIRS, **headers: st
         (b"\xff rubbish", {}, "undecodable", 1),
         (b"\xff rubbish", {RECORDS_HEADER: "7"}, "undecodable", 7),
         (b"\xff rubbish", {RECORDS_HEADER: "-7"}, "undecodable", 1),
+        (b"\xff rubbish", {RECORDS_HEADER: "9" * 40}, "undecodable", 1),
         (GOOD, {SCHEMA_HEADER: "2"}, "wrong_schema", 1),
         (GOOD, {MODEL_HEADER: "another"}, "wrong_model", 1),
         (GOOD + b"\x00" * 2**20, {}, "oversized", 1),
