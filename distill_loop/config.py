@@ -180,7 +180,7 @@ class LoopSection(Section):
     )
     label_records: int = Field(
         200_000,
-        description="Newest uniform-arm rows that are remembered for a label to come, and newest labels that wait for their row; "
+        description="Newest sampled rows that are remembered for a label to come, and newest labels that wait for their row; "
         "about 0.2 KB of memory each.",
         ge=1,
     )

@@ -18,11 +18,11 @@ from protos import records_pb2 as records
 from protos.records import ARM_UNIFORM, ID_BYTES, is_record_id, minted_unix_ns
 
 #: What becomes of a label. Read = all of these together + waiting.
-OUTCOMES = ("joined", "late", "repeated", "unmatched", "unusable")
+OUTCOMES = ("joined", "no_estimate", "late", "repeated", "unmatched", "unusable")
 #: What was said of a row, as it is kept: the student's class, the teacher's, and the probability with which the uniform arm takes one like it.
 SAID = struct.Struct("<iid")
-#: In place of it: the row's label came.
-JOINED = SAID.pack(-1, -1, 0.0)
+#: In place of it: the row's label came; or no estimate rests on the row, since only a trial took it, or the teacher answered the caller.
+JOINED, NO_ESTIMATE = SAID.pack(-1, -1, 0.0), SAID.pack(-1, -1, 1.0)
 
 
 class Labels:
@@ -51,9 +51,10 @@ class Labels:
         """Take note of a new pair; `student_class` is what served answered, None where no student did or the uniform arm didn't take it."""
         probability = next((arm.probability for arm in pair.arms if arm.arm == ARM_UNIFORM), None)
         record_id = pair.record_id
-        if student_class is None or probability is None or record_id in self._rows:
+        if record_id in self._rows:
             return
-        self._rows[record_id] = SAID.pack(student_class, teacher_class, probability)
+        counts = student_class is not None and probability is not None
+        self._rows[record_id] = SAID.pack(student_class, teacher_class, probability) if counts else NO_ESTIMATE
         self._row_ids.append(record_id)
         label_class = self._waiting.pop(record_id, None)
         if label_class is not None:
@@ -119,8 +120,11 @@ class Labels:
         self._teacher.load_state_dict(state["teacher"])
 
     def _join(self, record_id: bytes, label_class: int) -> None:
-        student_class, teacher_class, probability = SAID.unpack(self._rows[record_id])
-        self._rows[record_id] = JOINED
+        said, self._rows[record_id] = self._rows[record_id], JOINED
+        if said == NO_ESTIMATE:
+            self._count("no_estimate")
+            return
+        student_class, teacher_class, probability = SAID.unpack(said)
         self._student.observe(student_class == label_class, probability)
         self._teacher.observe(teacher_class == label_class, probability)
         self._count("joined")

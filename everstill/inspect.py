@@ -220,10 +220,10 @@ def _labels(labels: dict[str, Any]) -> list[str]:
             for who in ("student", "teacher")
         ]
         lines.append(f"  right by feedback: {', '.join(shares)} over {labels['student']['num']} labelled requests")
-    fates = ("joined", "late", "repeated", "unmatched", "unusable", "waiting")
-    lines.append(
-        "  labels " + ", ".join(f"{fate} {labels[fate]:,}" for fate in fates if labels[fate] or fate == "joined")
-    )
+    fates = ("joined", "no_estimate", "late", "repeated", "unmatched", "unusable", "waiting")
+    counts = {fate: labels.get(fate, 0) for fate in fates}
+    said = [f"{fate.replace('_', ' ')} {num:,}" for fate, num in counts.items() if num or fate == "joined"]
+    lines.append("  labels " + ", ".join(said))
     return lines
 
 

@@ -95,16 +95,19 @@ def test_a_label_that_says_nothing_of_this_model_is_unusable(wrong: records.Labe
     assert counts(join) == {"unusable": 1}
 
 
-def test_only_what_the_uniform_arm_took_of_a_student_is_joined() -> None:
+@pytest.mark.parametrize("label_first", [False, True])
+def test_no_estimate_rests_on_a_row_that_only_a_trial_took_or_that_the_teacher_answered(label_first: bool) -> None:
     join = labels()
-    join.observe_pair(pair(IDS[0], arm=ARM_TRIAL), 1, None)
-    join.observe_pair(pair(IDS[1]), 1, None)  # the teacher answered the caller
 
-    for record_id in IDS[:2]:
-        join.observe_label(label(record_id))
+    for labels_now in (label_first, not label_first):
+        for record_id, arm in ((IDS[0], ARM_TRIAL), (IDS[1], ARM_UNIFORM)):
+            if labels_now:
+                join.observe_label(label(record_id))
+            else:
+                join.observe_pair(pair(record_id, arm=arm), 1, None)
 
-    assert counts(join) == {}
-    assert (join.status() or {})["waiting"] == 2
+    assert counts(join) == {"no_estimate": 2}
+    assert [(join.status() or {})[what] for what in ("waiting", "student", "teacher")] == [0, None, None]
 
 
 def test_what_waits_is_bounded_and_the_oldest_goes_first() -> None:
