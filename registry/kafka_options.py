@@ -106,7 +106,7 @@ class Attempt(logging.Handler):
         """Put away what the constructor began, and return the error that says why it failed."""
         if self._client is not None:
             self._client.close()
-        if not self._reason:
+        if not self._reason or "timed out" in self._reason:
             return unreachable(self._settings, f"no answer within {CONNECT_TIMEOUT_S:.0f} s")
         return Unreachable(
             f"Kafka at {self._settings.bootstrap} ends our connection: {self._reason}",

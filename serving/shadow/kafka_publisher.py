@@ -21,7 +21,7 @@ from typing import Any
 import kafka
 import kafka.errors
 
-from protos.errors import EverstillError, FormatError
+from protos.errors import EverstillError, FormatError, UnavailableError
 from protos.topics import DEAD, KINDS, LABELS, PAIRS, topic
 from registry.connecting import Connection
 from registry.kafka_options import (
@@ -65,6 +65,8 @@ class KafkaPublisher:
         }
         self._connection = Connection(self._connect, _bury, name=f"kafka-producer-{model}")
         self._failures = 0
+        #: Why the stream is away, where no connection failed.
+        self._error: EverstillError = UnavailableError(f"Kafka at {self._settings.bootstrap} is away", fix=RETRIED)
         self._rest_until = 0.0
         self._connect_wait_s = self._settings.acknowledge_timeout_s
 
@@ -75,10 +77,12 @@ class KafkaPublisher:
             StreamUnavailable: some were not acknowledged.
             FormatError: one is larger than a message may be; none was sent.
         """
+        if not messages:
+            return
         self._check_sizes(messages)
         producer = self._producer(messages)
         begin, patience_s = 0, self._settings.acknowledge_timeout_s
-        if self._failures and messages:
+        if self._failures:
             begin = 1
             tried_s = min(FIRST_TRY_S * 2 ** (self._failures - 1), patience_s)
             self._deliver(producer, messages[:1], messages[1:], tried_s)
@@ -106,12 +110,8 @@ class KafkaPublisher:
             producer = self._connection.get(self._connect_wait_s)
             self._connect_wait_s = 0.0
         if producer is None:
-            error = self._connection.error
-            raise StreamUnavailable(
-                error.message if error else f"Kafka at {self._settings.bootstrap} is away",
-                rest=messages,
-                fix=error.fix if error else RETRIED,
-            )
+            error = self._connection.error or self._error
+            raise StreamUnavailable(error.message, rest=messages, fix=error.fix)
         return producer
 
     def _deliver(self, producer: Any, messages: list[Message], after: list[Message], patience_s: float) -> None:
@@ -129,11 +129,12 @@ class KafkaPublisher:
             self._failures += 1
             ended = time.monotonic()
             self._rest_until = ended + (min(REST_FACTOR * (ended - began), REST_S) if in_vain else FIRST_REST_S)
-            raise StreamUnavailable(
+            self._error = UnavailableError(
                 f"Kafka at {self._settings.bootstrap} took {delivery.num_accepted} of {len(messages)} messages: {error}",
-                rest=delivery.rest(messages) + after,
                 fix=TOO_LARGE_FIX if isinstance(error, TOO_LARGE) else RETRIED,
-            ) from None
+            )
+            rest = delivery.rest(messages) + after
+            raise StreamUnavailable(self._error.message, rest=rest, fix=self._error.fix) from None
 
     def _connect(self) -> Any:
         patience_ms = int(self._settings.acknowledge_timeout_s * 1000)
