@@ -124,10 +124,7 @@ def test_a_guarded_broker_lets_us_write_and_read(guarded: Guarded, security: str
 @pytest.mark.parametrize(
     ("security", "changes", "words"),
     [
-        ("sasl_tls", {"password": "another"}, "Authentication failed: Invalid username or password"),
-        ("sasl_tls", {"password": "another", "sasl_mechanism": "SCRAM-SHA-512"}, "Authentication failed"),
         ("sasl_tls", {"ca": "theirs"}, "certificate verify failed"),
-        ("sasl_plaintext", {"security": "plaintext"}, "ends our connection|doesn't answer"),
         ("plaintext", {"security": "tls"}, "ends our connection"),
         ("tls", {"certificate": None, "certificate_key": None}, "ends our connection"),
     ],
@@ -140,7 +137,7 @@ def test_who_is_refused_is_told_why(
     changes: dict[str, Any],
     words: str,
 ) -> None:
-    monkeypatch.setattr(kafka_options, "CONNECT_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(kafka_options, "CONNECT_TIMEOUT_S", 2.0)
     section = guarded.section(security, **changes)
     if changes.get("ca") == "theirs":
         section["ca"] = Authority(tmp_path, "theirs").certificate
