@@ -4,6 +4,7 @@ Started by the gateway's parent beside its workers; stops when told to, or when 
 thread for each model; they share nothing but the stream's file. The control channel's thread loads the students of trials.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -98,6 +99,9 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     channel = ControlChannel(lambda wish: _follow(mirrored, channel, wish), stopping.tell)
     channel.start()
     channel.emit("started")
+    # A step makes thousands of objects, none of them in circles, and lets them go at its end: the collector would walk over them again and again.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     threads = Threads(mirrored, stopping)
     threads.run()
     channel.emit("stopped")

@@ -48,14 +48,16 @@ class WorkerAccount:
         """Return what the journal keeps."""
         return {name: value for name, value in vars(self).items() if value}
 
+    def sampled(self, handed: Mapping[str, int]) -> Rows:
+        """Return the rows that this account knows of: handed over, and not taken before it began."""
+        return Rows({name: handed.get(name, 0) - self.base[name] for name in {**handed, **self.base}})
+
     def outstanding(self, handed: Mapping[str, int]) -> Rows:
         """Return the rows that were handed over and not taken; of these, `lost` ones will never be."""
-        return Rows(
-            {
-                stratum: num - self.base[stratum] - self.taken[stratum] - self.gaps[stratum]
-                for stratum, num in handed.items()
-            }
-        )
+        rows = self.sampled(handed)
+        rows.subtract(self.taken)
+        rows.subtract(self.gaps)
+        return rows
 
     def pending_and_gaps(self, handed: Mapping[str, int]) -> tuple[Rows, Rows]:
         """Return the rows that are still in the ring, and those that are gone; lost ones of unknown stratum are told with the first that may be theirs."""

@@ -25,7 +25,8 @@ def messages_of(rows: Iterable[Row], num_partitions: int, max_bytes: int) -> tup
         assert row.teacher is not None
         partition = partition_of(row.record.input_key, num_partitions)
         alike.setdefault((partition, row.forms, row.student, row.teacher.form), []).append(row)
-    messages, oversized = [], []
+    messages: list[Message] = []
+    oversized: list[Row] = []
     for (partition, *_), group in alike.items():
         for lot in _lots_within(group, max_bytes):
             value = _batch_of(lot).SerializeToString()
@@ -79,17 +80,20 @@ def pair_of(row: Row) -> records.LogitPair:
     return pair
 
 
-def _lots_within(rows: Sequence[Row], max_bytes: int) -> list[list[Row]]:
-    lots: list[list[Row]] = []
-    room = 0
-    for row in rows:
-        size = row.num_bytes + PAIR_BYTES
-        if not lots or size > room:
-            lots.append([])
-            room = max_bytes - COLUMNS_BYTES
-        lots[-1].append(row)
-        room -= size
-    return lots
+def _lots_within(rows: Sequence[Row], max_bytes: int) -> list[Sequence[Row]]:
+    """Return rows that look alike in lots that fit into a message."""
+    sizes = [sum(map(len, row.raws)) for row in rows]
+    beside = PAIR_BYTES + len(rows[0].logits) + (len(rows[0].teacher.raw) if rows[0].teacher else 0)
+    if sum(sizes) + beside * len(rows) + COLUMNS_BYTES <= max_bytes:
+        return [rows]
+    lots: list[Sequence[Row]] = []
+    start, room = 0, max_bytes - COLUMNS_BYTES
+    for place, size in enumerate(sizes):
+        if place > start and size + beside > room:
+            lots.append(rows[start:place])
+            start, room = place, max_bytes - COLUMNS_BYTES
+        room -= size + beside
+    return [*lots, rows[start:]]
 
 
 def _batch_of(rows: Sequence[Row]) -> records.PairBatch:
@@ -97,7 +101,7 @@ def _batch_of(rows: Sequence[Row]) -> records.PairBatch:
     first, batch = rows[0], records.PairBatch()
     assert first.teacher is not None
     forms = [*first.forms, first.teacher.form, *([first.student] if first.student else [])]
-    if not all(form.shape[:1] == (1,) for form in forms):
+    if not all(form.is_row for form in forms):
         batch.pairs.extend(map(pair_of, rows))
         return batch
     columns, add = batch.columns, batch.pairs.add

@@ -73,7 +73,7 @@ def _of_mirror(gateway: str, rings: Rings, accounts: Accounts, in_flight: Rows) 
             counts = ring.counts()
             handed = {**{name: one.handed for name, one in counts.items()}, LABELS: ring.labels}
             left, lost = account.pending_and_gaps(handed)
-            sampled.update({name: num - account.base[name] for name, num in handed.items()})
+            sampled.update(account.sampled(handed))
             for name, one in counts.items():
                 sampled[name] += one.dropped
                 dropped[name] += one.dropped

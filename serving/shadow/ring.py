@@ -326,12 +326,12 @@ class Ring:
                 break
             cursor += padded
             _, checksum, sequence = _FRAME.unpack_from(data, place)
-            payload = data[place + _FRAME.size : place + size]
-            if checksum == _checksum(sequence, payload):
+            framed = data[place + 8 : place + size]  # the sequence number lies right before the payload
+            if checksum == zlib.crc32(framed):
                 self.gaps += max(0, sequence - expected)
                 expected = sequence + 1
                 max_bytes -= length
-                frames.append((sequence, payload))
+                frames.append((sequence, framed[8:]))
         self._cursor, self._expected = cursor, expected
         return frames
 

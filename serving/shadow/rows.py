@@ -5,6 +5,7 @@ rows of one form share the description of theirs. Knows neither rings nor teache
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -18,20 +19,26 @@ from serving.shadow.strata import SERVED
 Record = records.Sample | records.LogitPair
 
 
-@dataclasses.dataclass(frozen=True)
 class Form:
-    """Name, datatype and shape of a tensor of one row: what rows must have in common to be joined."""
+    """Name, datatype and shape of a tensor of one row: what rows must have in common to be joined. Made by `form`, so that equal ones are one object.
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    `num_bytes` are those of a row; None where they differ from row to row, or it is none (the first dimension is not 1).
+    """
+
+    __slots__ = ("datatype", "name", "num_bytes", "shape")
+
+    def __init__(self, name: str, datatype: str, shape: tuple[int, ...]) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = list(shape)
+        self.num_bytes: int | None = None
+        if self.is_row and min(shape) >= 0 and datatype in NUMPY_TYPES:
+            self.num_bytes = math.prod(shape) * NUMPY_TYPES[datatype].itemsize
 
     @property
-    def num_bytes(self) -> int | None:
-        """Bytes of a row; None where they differ from row to row, or it is none (the first dimension is not 1)."""
-        if self.shape[:1] != (1,) or min(self.shape) < 0 or self.datatype not in NUMPY_TYPES:
-            return None
-        return math.prod(self.shape) * NUMPY_TYPES[self.datatype].itemsize
+    def is_row(self) -> bool:
+        """Whether it is one row."""
+        return self.shape[:1] == [1]
 
     def describes(self, tensor: records.Tensor) -> bool:
         """Whether a tensor looks like this."""
@@ -45,11 +52,12 @@ class Form:
 
 
 Forms = tuple[Form, ...]
+form = functools.lru_cache(maxsize=4096)(Form)
 
 
 def form_of(tensor: records.Tensor) -> Form:
     """Return what a tensor looks like."""
-    return Form(tensor.name, tensor.datatype, tuple(tensor.shape))
+    return form(tensor.name, tensor.datatype, tuple(tensor.shape))
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,16 +86,6 @@ class Row:
     logits: bytes
     trial: records.TrialAnswer | None = None
     teacher: TeacherSaid | None = None
-
-    @property
-    def arrays_fit(self) -> bool:
-        """Whether rows of this form can be joined byte by byte."""
-        return all(form.num_bytes == len(raw) for form, raw in zip(self.forms, self.raws, strict=True))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its tensors."""
-        return sum(map(len, self.raws)) + len(self.logits) + (len(self.teacher.raw) if self.teacher else 0)
 
 
 class RowReader:
@@ -133,17 +131,15 @@ def inputs_of(rows: Sequence[Row]) -> Mapping[str, Array]:
     Raises:
         TensorError: bytes that don't fit their form.
     """
-    if all(row.arrays_fit for row in rows):
-        return {
-            form.name: np.frombuffer(b"".join([row.raws[place] for row in rows]), NUMPY_TYPES[form.datatype]).reshape(
-                len(rows), *form.shape[1:]
-            )
-            for place, form in enumerate(rows[0].forms)
-        }
-    return {
-        form.name: np.concatenate([from_record(row.record.inputs[place]) for row in rows])
-        for place, form in enumerate(rows[0].forms)
-    }
+    joined = {}
+    for place, one in enumerate(rows[0].forms):
+        raws = [row.raws[place] for row in rows]
+        if {len(raw) for raw in raws} == {one.num_bytes}:
+            dtype = NUMPY_TYPES[one.datatype]
+            joined[one.name] = np.frombuffer(b"".join(raws), dtype).reshape(len(rows), *one.shape[1:])
+        else:
+            joined[one.name] = np.concatenate([from_record(row.record.inputs[place]) for row in rows])
+    return joined
 
 
 def lots_of(rows: Sequence[Row], max_batch: int) -> list[list[Row]]:
@@ -161,9 +157,9 @@ def lots_of(rows: Sequence[Row], max_batch: int) -> list[list[Row]]:
 
 def answers_of(name: str, output_BC: Array) -> tuple[Form, list[bytes]]:
     """Return each row of the teacher's output, and what one looks like."""
-    form = Form(name, datatype_of(output_BC), (1, *output_BC.shape[1:]))
-    size = form.num_bytes
+    row = form(name, datatype_of(output_BC), (1, *output_BC.shape[1:]))
+    size = row.num_bytes
     if size is None:
-        return form, [encode(output_BC[place : place + 1]) for place in range(len(output_BC))]
+        return row, [encode(output_BC[place : place + 1]) for place in range(len(output_BC))]
     raw = encode(output_BC)
-    return form, [raw[start : start + size] for start in range(0, size * len(output_BC), size)]
+    return row, [raw[start : start + size] for start in range(0, size * len(output_BC), size)]

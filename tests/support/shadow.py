@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from serving.shadow.asking import Asking
 from serving.shadow.budget import Budget
 from serving.shadow.journal import Journal
 from serving.shadow.judging import Judging
-from serving.shadow.message import Message
+from serving.shadow.message import Message, StreamUnavailable
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.placing import Placing
 from serving.shadow.reports import reports_of
@@ -125,18 +126,40 @@ class FakeTeacher:
         raise AwayError(attempts)
 
 
-class FakeStream:
-    """Keeps what was published; takes nothing while `away`."""
+class Crashed(BaseException):
+    """The mirror's process was killed here."""
+
+
+class Fuse:
+    """Kills the mirror at the n-th place at which it changes something outside of its memory, where it is lit."""
 
     def __init__(self) -> None:
+        self.left = 0
+
+    def burn(self) -> None:
+        """Pass such a place."""
+        self.left -= 1
+        if self.left == 0:
+            raise Crashed
+
+
+class FakeStream:
+    """Keeps what was published; takes nothing while `away`, and all but the last message while `partly`."""
+
+    def __init__(self, fuse: Fuse) -> None:
         self.away = False
+        self.partly = False
         self.messages: list[Message] = []
+        self._fuse = fuse
 
     def publish(self, messages: list[Message]) -> None:
-        """Keep all or none."""
-        if self.away:
-            raise UnavailableError("the stream is away")
-        self.messages += messages
+        """Keep all, some or none."""
+        self._fuse.burn()
+        num_taken = 0 if self.away else len(messages) - self.partly
+        self.messages += messages[:num_taken]
+        self._fuse.burn()
+        if num_taken < len(messages):
+            raise StreamUnavailable("the stream is away", rest=messages[num_taken:])
 
     def of(self, kind: str) -> list[Message]:
         """Return the messages of one topic."""
@@ -162,12 +185,42 @@ class FillableSpool(Spool):
     """A spool on such a disk."""
 
     disk: Disk
+    fuse: Fuse
 
     def append(self, payloads: list[bytes]) -> None:
         """Keep payloads, unless the disk is full."""
         if self.disk.full and payloads:
             raise UnavailableError("the disk is full")
         super().append(payloads)
+        self.fuse.burn()
+
+    def clear(self) -> None:
+        """Remove what was taken."""
+        self.fuse.burn()
+        super().clear()
+
+
+class FusedJournal(Journal):
+    """A journal at whose commits the mirror may be killed."""
+
+    fuse: Fuse
+
+    def commit(self, *args: Any, **options: Any) -> None:
+        """Commit."""
+        self.fuse.burn()
+        super().commit(*args, **options)
+        self.fuse.burn()
+
+
+class FusedRings(Rings):
+    """Rings at whose advance the mirror may be killed."""
+
+    fuse: Fuse
+
+    def advance(self) -> None:
+        """Accept what was read."""
+        self.fuse.burn()
+        super().advance()
 
 
 class Shadow:
@@ -194,17 +247,21 @@ class Shadow:
         self.worker = self.workers[0]
         self._num_handed = 0
         self.teacher = FakeTeacher()
-        self.stream = FakeStream()
+        self.fuse = Fuse()
+        self.stream = FakeStream(self.fuse)
         self.disk = Disk()
-        self.journal: Journal | None = None
+        self.journal: FusedJournal | None = None
         self.restart()
 
     def restart(self, **budget: float) -> None:
         """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
         if self.journal is not None:
             self.journal.close()
-        self.ring = Rings({number: Ring(path) for number, path in enumerate(self._paths)})
-        self.journal = Journal(self._folder, self._at_rest)
+        self.fuse.left = 0
+        self.ring = FusedRings({number: Ring(path) for number, path in enumerate(self._paths)})
+        self.ring.fuse = self.fuse
+        self.journal = FusedJournal(self._folder, self._at_rest)
+        self.journal.fuse = self.fuse
         self.spools: dict[str, Spool] = {}
         settings = TeacherSection.model_validate(
             {"max_calls_per_s": 1e6, "budget_burst": 1_000_000, "budget_reserve": 1, **budget}
@@ -268,7 +325,7 @@ class Shadow:
             position=position,
             at_rest=self._at_rest,
         )
-        spool.disk = self.disk
+        spool.disk, spool.fuse = self.disk, self.fuse
         self.spools[name] = spool
         return spool
 

@@ -1,5 +1,6 @@
 """The mirror's law: whatever happens in whatever order, every row is published, missing, or still waits."""
 
+import contextlib
 import pathlib
 import tempfile
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from protos import records_pb2 as records
 from serving.shadow.message import Message
 from tests.support.shadow import (
+    Crashed,
     Shadow,
     make_sample,
     make_trial_sample,
@@ -23,12 +25,13 @@ pytestmark = pytest.mark.usefixtures("no_sync")
 
 # The law
 
-TOGGLES = ["teacher away", "teacher shut", "stream", "disk"]
+TOGGLES = ["teacher away", "teacher shut", "stream", "stream partly", "disk"]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("uniform"), st.integers(1, 12)),
         st.tuples(st.just("trial"), st.integers(1, 6)),
         st.tuples(st.sampled_from([*TOGGLES, "step", "kill"]), st.just(0)),
+        st.tuples(st.just("killed in a step"), st.integers(1, 12)),
     ),
     max_size=30,
 )
@@ -60,11 +63,17 @@ class Story:
             shadow.mirror.step()
         elif name == "kill":
             self.kill()
+        elif name == "killed in a step":
+            shadow.fuse.left = num
+            with contextlib.suppress(Crashed):
+                shadow.mirror.step()
+            self.kill()
         else:
             part, attribute = {
                 "teacher away": (shadow.teacher, "away"),
                 "teacher shut": (shadow.teacher, "shut"),
                 "stream": (shadow.stream, "away"),
+                "stream partly": (shadow.stream, "partly"),
                 "disk": (shadow.disk, "full"),
             }[name]
             setattr(part, attribute, not getattr(part, attribute))
@@ -74,7 +83,7 @@ class Story:
     def heal(self) -> None:
         """Let everything be there again, and the budget last."""
         shadow = self.shadow
-        shadow.teacher.away = shadow.teacher.shut = shadow.stream.away = shadow.disk.full = False
+        shadow.teacher.away = shadow.teacher.shut = shadow.stream.away = shadow.stream.partly = shadow.disk.full = False
         shadow.worker.count_seen(10_000)
         shadow.settle()
 
@@ -97,7 +106,8 @@ def test_every_row_is_published_or_missing_whatever_happened(steps: list[tuple[s
         assert sum(one.sampled for one in report.strata) == len(story.handed)
         assert sum(one.published for one in report.strata) == len(published)
         assert sum(one.missing for one in report.strata) == len(story.handed) - len(published)
-        assert len(stream.pairs()) == len({pair.record_id for pair in stream.pairs()})
+        if not {"killed in a step", "stream partly"} & {name for name, _ in steps}:
+            assert len(stream.pairs()) == len({pair.record_id for pair in stream.pairs()})
         assert shadow.ring.pending_bytes == shadow.waiting_teacher.num_bytes == shadow.waiting_stream.num_bytes == 0
         assert shadow.ring.gaps == 0
         assert settled_before_their_rows(stream.messages) == set()
