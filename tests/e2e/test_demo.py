@@ -59,11 +59,17 @@ def test_a_short_demo_ends_by_itself_and_its_report_adds_up(tmp_path: pathlib.Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_the_whole_demo_shows_what_it_promises(tmp_path: pathlib.Path) -> None:
-    ended = run(tmp_path, "demo", "--json", timeout_s=400)
+@pytest.mark.parametrize("stream", ["embedded", "kafka"])
+def test_the_whole_demo_shows_what_it_promises(
+    stream: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> None:
+    through = ["--kafka", request.getfixturevalue("kafka_bootstrap")] if stream == "kafka" else []
+
+    ended = run(tmp_path, "demo", "--json", *through, timeout_s=400)
 
     assert ended.returncode == 0, ended.stderr
     report = read_report(ended.stdout)
+    assert report["stream"]["kind"] == stream
     assert report["wall_s"] < 300
     assert report["failed_requests"] == 0
     assert report["promotions"] >= 3
