@@ -193,6 +193,18 @@ def test_what_runs_for_long_becomes_its_room_s_process(
     assert became == [[sys.executable, "-m", *module, "--config", "everstill.toml"]]
 
 
+def test_what_is_asked_of_the_stream_is_its_room_s_to_answer(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append(arguments))
+
+    everstill("stream", "topics", "--create", "--config", "mine.toml", cwd=tmp_path)
+
+    room = [sys.executable, "-m", "distill_loop.stream.app"]
+    assert became == [[*room, "topics", "--create", "--config", "mine.toml"]]
+
+
 def test_the_demo_names_the_packages_that_it_misses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "DEMO_NEEDS", ("numpy", "no_such_package"))
 
