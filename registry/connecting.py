@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from protos.errors import EverstillError
+import structlog
+
+from protos.errors import EverstillError, UnavailableError
 
 Connected = TypeVar("Connected")
 #: Time between two tries.
@@ -69,6 +71,12 @@ class Connection(Generic[Connected]):
             self._thread = threading.Thread(target=self._connect, name=self._name, daemon=True)
             self._thread.start()
 
+    def _failed(self, error: EverstillError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+        self._stopped.wait(PAUSE_S)
+
     def _connect(self) -> None:
         while True:
             with self._changed:
@@ -80,10 +88,11 @@ class Connection(Generic[Connected]):
             try:
                 connected = self._make()
             except EverstillError as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                self._stopped.wait(PAUSE_S)
+                self._failed(error)
+                continue
+            except Exception as error:  # supervision point: a thread that ended would never connect again
+                structlog.get_logger().exception("a connection can't be made", name=self._name)
+                self._failed(UnavailableError(f"{self._name} can't connect: {type(error).__name__}: {error}"))
                 continue
             with self._changed:
                 if not self._stopped.is_set():

@@ -147,6 +147,14 @@ def unreachable(settings: KafkaSection, reason: object) -> Unreachable:
     return Unreachable(f"Kafka at {settings.bootstrap} doesn't answer: {reason}", fix="Check that a broker runs there")
 
 
+def forbidden(settings: KafkaSection, name: str, rights: str) -> UnavailableError:
+    """Return the error of a topic that brokers don't let us at, for want of rights."""
+    return UnavailableError(
+        f"Kafka at {settings.bootstrap} doesn't let us at topic {name}, which needs the right {rights}",
+        fix="Its operator has to grant that",
+    )
+
+
 def check_partitions(wanted: Mapping[str, int], found: Mapping[str, int]) -> None:
     """Compare topics' numbers of partitions with those that are wanted.
 

@@ -23,6 +23,7 @@ from protos.topics import topic
 from registry.connecting import Connection
 from registry.kafka_options import (
     CONNECT_TIMEOUT_S,
+    CREATE_FIX,
     Attempt,
     Unreachable,
     check_partitions,
@@ -258,6 +259,12 @@ class KafkaConsumer:
         client = connect(self._settings, f"everstill-loop-{self._model}")
         try:
             found = {name: len(client.partitions_for_topic(name)) for name in client.topics() & set(self._partitions)}
+            missing = [name for name in self._partitions if name not in found]
+            if missing and self._settings.security != "plaintext":  # brokers don't show what we have no right to
+                raise UnavailableError(
+                    f"Kafka at {self._settings.bootstrap} shows this user no topic {', '.join(missing)}",
+                    fix=f"{CREATE_FIX}, or have its operator grant the rights Describe and Read",
+                )
             check_partitions(self._partitions, found)
         except kafka.errors.KafkaError as error:
             _put_away(client)

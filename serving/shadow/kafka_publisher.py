@@ -29,7 +29,9 @@ from registry.kafka_options import (
     OVERHEAD_BYTES,
     Attempt,
     check_partitions,
+    forbidden,
     options,
+    unreachable,
 )
 from registry.sections import StreamSection
 from serving.shadow.message import Message, StreamUnavailable
@@ -160,11 +162,22 @@ class KafkaPublisher:
                 raise attempt.failed() from None
         try:
             for name, count in self._partitions.items():
-                check_partitions({name: count}, {name: _count(producer, name)})
+                check_partitions({name: count}, {name: self._count(producer, name)})
         except EverstillError:
             _bury(producer)
             raise
         return producer
+
+    def _count(self, producer: Any, name: str) -> int:
+        """Return how many partitions a topic has, 0 where there is none."""
+        try:
+            return len(producer.partitions_for(name))
+        except kafka.errors.KafkaTimeoutError:
+            return 0
+        except kafka.errors.AuthorizationError:
+            raise forbidden(self._settings, name, "Describe, and Write") from None
+        except kafka.errors.KafkaError as error:
+            raise unreachable(self._settings, error) from None
 
 
 class Delivery:
@@ -209,14 +222,6 @@ class Delivery:
         self._progress_at = time.monotonic()
         self._waiting.popleft()
         self._num_bytes -= len(message.value)
-
-
-def _count(producer: Any, name: str) -> int:
-    """Return how many partitions a topic has, 0 where there is none."""
-    try:
-        return len(producer.partitions_for(name))
-    except kafka.errors.KafkaTimeoutError:
-        return 0
 
 
 def _bury(producer: Any) -> None:

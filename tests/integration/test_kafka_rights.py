@@ -16,15 +16,19 @@ from kafka.admin import (
 )
 
 from distill_loop.stream import app
+from distill_loop.stream.consumer import Consumer
+from distill_loop.stream.consumer import Message as Read
 from distill_loop.stream.streams import open_consumer
+from distill_loop.stream.topics import Brokers, wanted_topics
+from protos.errors import UnavailableError
 from protos.topics import PAIRS
 from registry.sections import KafkaSection, StreamSection
-from serving.shadow.message import Message
+from serving.shadow.message import Message, Publisher, StreamUnavailable
 from serving.shadow.publishers import open_publisher
 from tests.support.kafka import Cluster, free_base_port, need_kafka
 from tests.support.waiting import wait_for
 
-PREFIX = "rights"
+PREFIX, MODEL = "rights", "filetypes"
 #: What README says that a loop needs, and a gateway with it.
 ENOUGH = ("DESCRIBE", "READ", "WRITE")
 MAKING = ("CREATE", "DESCRIBE_CONFIGS")
@@ -68,13 +72,26 @@ def grant(cluster: Cluster, *rights: str) -> None:
         assert not admin.create_acls(allowed)["failed"]
 
 
+@pytest.fixture
+def settings(cluster: Cluster) -> StreamSection:
+    """The stream as ann sees it."""
+    section = {
+        "bootstrap": f"127.0.0.1:{cluster.port + 2}",
+        "topic_prefix": PREFIX,
+        "security": "sasl_plaintext",
+        "sasl_mechanism": "PLAIN",
+        "username": "ann",
+        "password": "secret",
+    }
+    return StreamSection(kafka=KafkaSection.model_validate(section))
+
+
 def test_what_readme_names_is_enough_and_what_is_missing_is_told(
-    cluster: Cluster, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, settings: StreamSection, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address = f"127.0.0.1:{cluster.port + 2}"
     config = tmp_path / "everstill.toml"
     config.write_text(
-        f'[stream.kafka]\nbootstrap = "{address}"\ntopic_prefix = "{PREFIX}"\nsecurity = "sasl_plaintext"\n'
+        f'[stream.kafka]\nbootstrap = "{settings.kafka.bootstrap}"\ntopic_prefix = "{PREFIX}"\nsecurity = "sasl_plaintext"\n'
         'sasl_mechanism = "PLAIN"\nusername = "ann"\npassword = "secret"\n'
     )
     topics = ["topics", "--config", str(config)]
@@ -91,22 +108,47 @@ def test_what_readme_names_is_enough_and_what_is_missing_is_told(
     grant(cluster, *MAKING)
     wait_for(lambda: app.main([*topics, "--create"]) == 0, what="the right to make topics")
 
-    settings = StreamSection(
-        kafka=KafkaSection.model_validate(
-            {
-                "bootstrap": address,
-                "topic_prefix": PREFIX,
-                "security": "sasl_plaintext",
-                "sasl_mechanism": "PLAIN",
-                "username": "ann",
-                "password": "secret",
-            }
-        )
-    )
     with (
-        contextlib.closing(open_publisher(settings, "filetypes")) as publisher,
-        contextlib.closing(open_consumer(settings, "filetypes", {PAIRS: settings.partitions})) as consumer,
+        contextlib.closing(open_publisher(settings, MODEL)) as publisher,
+        contextlib.closing(open_consumer(settings, MODEL, {PAIRS: settings.partitions})) as consumer,
     ):
         publisher.publish([Message(PAIRS, 1, b"value")])
         (message,) = wait_for(lambda: consumer.poll(10), what="the message")
     assert message.value == b"value"
+
+
+def test_who_has_no_right_is_told_which_and_goes_on_once_it_is_granted(
+    cluster: Cluster, settings: StreamSection
+) -> None:
+    open_settings = StreamSection(kafka=KafkaSection(bootstrap=cluster.bootstrap, topic_prefix=PREFIX))
+    with Brokers(open_settings.kafka) as brokers:
+        brokers.create(wanted_topics(open_settings, [MODEL]))
+    with (
+        contextlib.closing(open_publisher(settings, MODEL)) as publisher,
+        contextlib.closing(open_consumer(settings, MODEL, {PAIRS: settings.partitions})) as consumer,
+    ):
+        with pytest.raises(StreamUnavailable, match=r"doesn't let us at topic rights\.filetypes\.pairs"):
+            publisher.publish([Message(PAIRS, 1, b"value")])
+        with pytest.raises(UnavailableError, match=r"shows this user no topic rights\.filetypes\.pairs"):
+            consumer.poll(10)
+
+        grant(cluster, *ENOUGH)
+
+        wait_for(lambda: is_taken(publisher), what="the right to write")
+        (message,) = wait_for(lambda: read(consumer), what="the right to read")
+    assert message.value == b"value"
+
+
+def is_taken(publisher: Publisher) -> bool:
+    try:
+        publisher.publish([Message(PAIRS, 1, b"value")])
+    except StreamUnavailable:
+        return False
+    return True
+
+
+def read(consumer: Consumer) -> list[Read]:
+    try:
+        return consumer.poll(10)
+    except UnavailableError:
+        return []

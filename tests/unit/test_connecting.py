@@ -18,10 +18,13 @@ class Service:
         self.up.set()
         self.slow.set()
         self.story: list[str] = []
+        self.broken = False
 
     def make(self) -> int:
         self.asked.set()
         self.slow.wait(10)
+        if self.broken:
+            raise RuntimeError("a bug")
         if not self.up.is_set():
             raise UnavailableError("nobody there")
         number = sum(line.startswith("made") for line in self.story)
@@ -69,6 +72,16 @@ def test_a_refusal_ends_the_wait_and_it_is_tried_again_by_itself(service: Servic
     service.up.set()
     wait_for(lambda: connection.get(0.0) is not None, what="the connection")
     assert connection.error is None
+    connection.close()
+
+
+def test_what_nobody_foresaw_is_told_and_tried_again_too(service: Service, connection: Connection[int]) -> None:
+    service.broken = True
+    assert connection.get(30.0) is None
+    assert "RuntimeError: a bug" in str(connection.error)
+
+    service.broken = False
+    wait_for(lambda: connection.get(0.0) is not None, what="the connection")
     connection.close()
 
 
