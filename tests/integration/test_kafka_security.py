@@ -151,7 +151,7 @@ def test_a_mirror_with_a_wrong_password_says_so_and_keeps_its_messages(guarded: 
     with contextlib.ExitStack() as stack:
         stream = streams(guarded, stack, guarded.section("sasl_tls", password="another"))
 
-        with pytest.raises(StreamUnavailable, match="Invalid username or password|ends our connection") as caught:
+        with pytest.raises(StreamUnavailable, match=r"Invalid username or password|ends our connection") as caught:
             stream.publisher().publish([Outgoing(PAIRS, 0, b"x")])
     assert caught.value.rest == [Outgoing(PAIRS, 0, b"x")]
 
