@@ -26,7 +26,7 @@ MAX_P99_RATIO = 1.2
 MIN_RATE_RATIO = 0.97
 MAX_GROWTH_MB = 8.0
 STEADY_S, STEADY_QUICK_S = 30.0, 3.0
-DISK_BYTES, SMALL_RING_BYTES = 4 * 2**20, 2**19
+DISK_BYTES = 4 * 2**20
 Fault = Callable[[Rig, bool], tuple[dict[str, Any], list[Check]]]
 
 
@@ -64,19 +64,19 @@ def run(name: str, options: Options, folder: pathlib.Path) -> Result:
 
 
 @contextlib.contextmanager
-def small_disk(folder: pathlib.Path, plan: Plan) -> Iterator[Plan]:
+def small_disk(folder: pathlib.Path, plan: Plan, num_bytes: int = DISK_BYTES) -> Iterator[Plan]:
     """Return a plan whose rings and spools lie on a disk of their own that is soon full.
 
     Raises:
         PermissionError: no disk can be mounted here.
     """
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes},mode=700", "none", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, timeout=20)
     if done.returncode:
         raise PermissionError(f"no small disk can be mounted here, that needs root and Linux: {done.stderr.strip()}")
     try:
-        small = {"dir": str(folder), "ring_bytes": SMALL_RING_BYTES}
+        small = {"dir": str(folder), "ring_bytes": num_bytes // 8}
         yield dataclasses.replace(plan, capture={**plan.capture, **small})
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
@@ -114,7 +114,8 @@ def _mirrors(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
 
 def _broker(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
     silent_s, dead_s = (3.0, 3.0) if quick else (60.0, 20.0)
-    faults.stop_broker(rig, silent_s=silent_s, dead_s=dead_s)
+    faults.silence_broker(rig, seconds=silent_s)
+    faults.kill_broker(rig, dead_s=dead_s)
     return {"silent_s": silent_s, "dead_s": dead_s}, []
 
 
@@ -132,7 +133,7 @@ def _duplicates(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
 def _disk(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
     faults.fill_the_disk(rig, full_s=2.0 if quick else 30.0)
     dropped = rig.gateway.metric(faults.DROPPED)
-    return {"disk_bytes": DISK_BYTES, "ring_bytes": SMALL_RING_BYTES}, [Check("rows_dropped", dropped, ">=", 1)]
+    return {"disk_bytes": DISK_BYTES, "ring_bytes": DISK_BYTES // 8}, [Check("rows_dropped", dropped, ">=", 1)]
 
 
 def _leader(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:

@@ -52,12 +52,16 @@ def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0, steady_every:
             say(f"mirror killed {number} times")
 
 
-def stop_broker(rig: Rig, *, silent_s: float, dead_s: float) -> None:
-    """Let the broker fall silent, speak again, die, and come back on its data."""
+def silence_broker(rig: Rig, *, seconds: float) -> None:
+    """Let the broker fall silent for a while: its connections stay open, and nobody answers."""
     with rig.window("fault"):
         with rig.cluster.silent():
-            time.sleep(silent_s)
+            time.sleep(seconds)
         rig.wait_for_pairs(MENDED_PAIRS)
+
+
+def kill_broker(rig: Rig, *, dead_s: float) -> None:
+    """Kill the broker and let it come back on its data."""
     with rig.window("fault"):
         rig.cluster.kill()
         time.sleep(dead_s)

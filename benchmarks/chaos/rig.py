@@ -46,13 +46,14 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,MIRROR:P
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is built. rate: calls a second, 0 for full load; sampling: probability of a row; capture: more settings of that section."""
+    """What is built. rate: calls a second, 0 for full load; sampling: probability of a row; capture, kafka: more settings of those sections."""
 
     rate: float = 200.0
     sampling: float = 0.5
     num_brokers: int = 1
     pinned: bool = False
     capture: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kafka: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 1
 
 
@@ -263,6 +264,7 @@ def _sections(plan: Plan, bootstrap: str, teacher: str) -> dict[str, dict[str, A
             "bootstrap": bootstrap,
             "replication": min(3, plan.num_brokers),
             "min_insync": min(2, plan.num_brokers),
+            **plan.kafka,
         },
         "capture": {
             "rate": plan.sampling,

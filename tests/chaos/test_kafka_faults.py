@@ -1,0 +1,58 @@
+"""Each fault in short, on one rig of real processes and a real broker: afterwards the books close, and no caller noticed.
+
+The whole of it, with latencies and long outages, is `python -m benchmarks.chaos`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from benchmarks.chaos import faults
+from benchmarks.chaos.books import read_books
+from benchmarks.chaos.cases import small_disk
+from benchmarks.chaos.rig import Plan, Rig, rig
+from tests.support.kafka import need_kafka
+
+PLAN = Plan(rate=100.0, kafka={"acknowledge_timeout_s": 2.0})
+DISK_BYTES = 2 * 2**20
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    need_kafka()
+    folder = tmp_path_factory.mktemp("chaos")
+    with contextlib.ExitStack() as stack:
+        try:
+            plan = stack.enter_context(small_disk(folder / "disk", PLAN, DISK_BYTES))
+        except (OSError, PermissionError) as error:
+            pytest.skip(f"only on a machine where a small disk can be mounted: {error}")
+        yield stack.enter_context(rig(folder / "rig", plan))
+
+
+def assert_nothing_happened(running: Rig) -> None:
+    """No request failed, nothing is lost or counted twice: by the callers' ids, the topics and the loop's memory."""
+    with running.resting():
+        books = read_books(running)
+    broken = [check.as_json() for check in books.checks() if not check.holds]
+    assert not broken, f"{broken} {books.figures()}"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(lambda it: faults.kill_loops(it, num_kills=1, most_s=1.0), id="the loop is killed"),
+        pytest.param(lambda it: faults.kill_mirrors(it, num_kills=1, most_s=1.0), id="the mirror is killed"),
+        pytest.param(lambda it: faults.inject_duplicates(it, most_messages=100), id="messages come twice"),
+        pytest.param(lambda it: faults.cut_network(it, seconds=1.0), id="the network is cut"),
+        pytest.param(lambda it: faults.silence_broker(it, seconds=3.0), id="the broker falls silent"),
+        pytest.param(
+            lambda it: faults.fill_the_disk(it, full_s=0.5), id="the broker dies and the disk of the spool is full"
+        ),
+    ],
+)
+def test_callers_and_books_do_not_notice_that(running: Rig, fault: Callable[[Rig], object]) -> None:
+    fault(running)
+
+    assert_nothing_happened(running)
