@@ -76,7 +76,9 @@ class Mirror:
     def step(self) -> int:
         """Move one lot of samples; returns how many, 0 where there was nothing to do or nothing could be placed."""
         if not self._placing.settle():
-            return 0
+            drained = self._drain()  # a full disk: room comes from what stream and teacher take out of the spools
+            if not self._placing.settle():
+                return drained
         began = time.monotonic()
         read = self._rings.read(self._num_frames, STEP_BYTES)
         num = sum(len(payloads) for _, payloads in read)
@@ -167,7 +169,7 @@ class Mirror:
 
     def _drain_pairs(self) -> int:
         """Ask about pairs that wait for the teacher: few at first, more while it answers; returns how many moved on."""
-        if self._asking.breaker_open:
+        if self._asking.breaker_open or self._placing.holds_messages:
             return 0
         pairs = self._placing.peek_pairs(self._num_asked)
         allowed = self._budget.reserve_up_to(len(pairs)) if pairs else 0
@@ -183,9 +185,8 @@ class Mirror:
         if refused:
             self._accounts.miss("refused", [row.stratum for row in refused])
         # Those without an answer queue up again, so that one shape that is always too slow doesn't hold up the others.
-        if not self._placing.place(self._pair_messages(answered), unanswered):
-            return 0
-        return len(pairs) - len(unanswered)
+        placed = self._placing.place(self._pair_messages(answered), unanswered)
+        return len(pairs) - len(unanswered) if placed or not (self._placing.holds_messages or unanswered) else 0
 
     def _report(self, *, now: bool = False) -> None:
         """Publish capture reports when they are due, and let go of what has waited too long."""

@@ -82,6 +82,11 @@ class Placing:
         return not self._settled
 
     @property
+    def holds_messages(self) -> bool:
+        """Whether messages found no place."""
+        return bool(self._messages)
+
+    @property
     def waiting_bytes(self) -> dict[str, int]:
         """Bytes in each spool."""
         return {name: spool.num_bytes for name, spool in self._spools.items()}
@@ -157,9 +162,6 @@ class Placing:
         try:
             if self._messages or self._pairs:
                 self._commit_in_flight()
-            if self._pairs:
-                self._append(TEACHER, self._pairs)
-                self._pairs = []
             if self._messages and self._spools[STREAM].is_empty:
                 rest = self._publish(self._messages)
                 self._count(_without(self._messages, rest))
@@ -167,6 +169,12 @@ class Placing:
             if self._messages:
                 self._append(STREAM, [message.to_spool() for message in self._messages])
                 self._messages = []
+            if (
+                self._pairs
+            ):  # last: on a full disk what the teacher did answer goes on all the same, and what was taken makes room
+                self._spools[TEACHER].clear()
+                self._append(TEACHER, self._pairs)
+                self._pairs = []
             self._commit()
         except UnavailableError as error:
             self._log.error("samples find no place and wait", error=str(error), messages=len(self._messages))

@@ -176,9 +176,10 @@ class FakeStream:
 
 
 class Disk:
-    """The disk of the spools, which the test can fill."""
+    """The disk of the spools, which the test can fill. room_bytes: what the segments of each spool may have together."""
 
     full = False
+    room_bytes = 2**62
 
 
 class FillableSpool(Spool):
@@ -189,7 +190,8 @@ class FillableSpool(Spool):
 
     def append(self, payloads: list[bytes]) -> None:
         """Keep payloads, unless the disk is full."""
-        if self.disk.full and payloads:
+        held = sum(path.stat().st_size for path in self._folder.glob("*.seg"))
+        if payloads and (self.disk.full or held + sum(map(len, payloads)) > self.disk.room_bytes):
             raise UnavailableError("the disk is full")
         super().append(payloads)
         self.fuse.burn()

@@ -213,6 +213,23 @@ def test_with_the_disk_full_too_nothing_more_is_read_and_nothing_is_lost(shadow:
     assert shadow.ring.pending_bytes == 0
 
 
+@pytest.mark.parametrize("part", ["stream", "teacher"])
+def test_a_disk_full_of_what_waits_is_emptied_when_that_is_taken_again(shadow: Shadow, part: str) -> None:
+    away = getattr(shadow, part)
+    away.away = True
+    handed = shadow.hand_over(uniform(64))
+    shadow.settle()
+    shadow.disk.room_bytes = shadow.waiting_stream.num_bytes + shadow.waiting_teacher.num_bytes
+    handed += shadow.hand_over(uniform(64, first=64))
+    assert [shadow.mirror.step() for _ in range(3)] == [0, 0, 0]
+
+    away.away = False
+    shadow.settle()
+
+    assert sorted(ids_of(shadow)) == sorted(handed)
+    assert shadow.ring.pending_bytes == 0
+
+
 def test_with_teacher_and_disk_away_pairs_wait_and_nothing_is_lost(shadow: Shadow) -> None:
     shadow.teacher.away = shadow.disk.full = True
     handed = shadow.hand_over(uniform(100))
