@@ -36,9 +36,8 @@ from registry.kafka_options import (
 from registry.sections import StreamSection
 from serving.shadow.message import Message, StreamUnavailable
 
-#: A batch of one partition is sent when it has so many bytes, or when this time passed: a publish hands over what it has in one go.
+#: Nothing lingers: a step waits for its last message. While one batch of a partition is under way, what follows fills the next, up to this.
 BATCH_BYTES = 2**20
-LINGER_MS = 2
 #: A topic that no broker knows is asked for so long.
 TOPIC_WAIT_MS = 1500
 #: The first try of a stream that was away waits so long; each one that fails doubles it.
@@ -151,12 +150,12 @@ class KafkaPublisher:
                     enable_idempotence=True,
                     compression_type=None if compression == "none" else compression,
                     batch_size=min(BATCH_BYTES, self._settings.max_message_bytes),
-                    linger_ms=LINGER_MS,
+                    linger_ms=0,
                     max_request_size=self._settings.max_message_bytes + OVERHEAD_BYTES,
                     max_block_ms=TOPIC_WAIT_MS,
                     # A leader that is silent is asked again, or another one is, while we still wait. We say when it is over.
                     request_timeout_ms=max(patience_ms // 2, 100),
-                    delivery_timeout_ms=100 * patience_ms + LINGER_MS,
+                    delivery_timeout_ms=100 * patience_ms,
                 )
             except (kafka.errors.KafkaError, OSError):
                 raise attempt.failed() from None
