@@ -80,26 +80,33 @@ def cut_network(rig: Rig, *, seconds: float) -> None:
             rig.wait_for_pairs(MENDED_PAIRS)
 
 
-def inject_duplicates(rig: Rig, *, most_messages: int) -> int:
-    """Publish again what lies on the pairs topic, as it is, while new pairs arrive; returns how many messages."""
+def inject_duplicates(rig: Rig, *, most_messages: int, seconds: float = 0.0) -> int:
+    """Publish again what lies on the pairs topic, as it is, while new pairs arrive, for so long or once; returns how many messages."""
+    num_sent, end = 0, time.monotonic() + seconds
+    with rig.window("fault"):
+        while not num_sent or time.monotonic() < end:
+            num_sent += _inject(rig, most_messages)
+        rig.wait_for_pairs(MENDED_PAIRS)
+    return num_sent
+
+
+def _inject(rig: Rig, most_messages: int) -> int:
     name = topic(MODEL, PAIRS)
     places = [TopicPartition(name, number) for number in range(PARTITIONS)]
+    consumer = KafkaConsumer(bootstrap_servers=rig.cluster.bootstrap, auto_offset_reset="earliest")
+    producer = KafkaProducer(bootstrap_servers=rig.cluster.bootstrap, acks="all", linger_ms=5)
     num_sent = 0
-    with rig.window("fault"):
-        consumer = KafkaConsumer(bootstrap_servers=rig.cluster.bootstrap, auto_offset_reset="earliest")
-        producer = KafkaProducer(bootstrap_servers=rig.cluster.bootstrap, acks="all", linger_ms=5)
-        with contextlib.closing(consumer), contextlib.closing(producer):
-            consumer.assign(places)
-            ends = consumer.end_offsets(places)
-            consumer.seek_to_beginning(*places)
-            while num_sent < most_messages and any(consumer.position(place) < end for place, end in ends.items()):
-                for place, found in consumer.poll(500).items():
-                    for message in found:
-                        if message.offset < ends[place]:
-                            producer.send(name, message.value, partition=place.partition, headers=list(message.headers))
-                            num_sent += 1
-            producer.flush()
-        rig.wait_for_pairs(MENDED_PAIRS)
+    with contextlib.closing(consumer), contextlib.closing(producer):
+        consumer.assign(places)
+        ends = consumer.end_offsets(places)
+        consumer.seek_to_beginning(*places)
+        while num_sent < most_messages and any(consumer.position(place) < end for place, end in ends.items()):
+            for place, found in consumer.poll(500).items():
+                for message in found:
+                    if message.offset < ends[place]:
+                        producer.send(name, message.value, partition=place.partition, headers=list(message.headers))
+                        num_sent += 1
+        producer.flush()
     return num_sent
 
 
