@@ -25,6 +25,8 @@ from benchmarks.swap import resident_memory_mb
 MAX_P99_RATIO = 1.2
 MIN_RATE_RATIO = 0.97
 MAX_GROWTH_MB = 8.0
+#: Calls are counted in times of this length.
+RATE_TIME_S = 1.0
 STEADY_S, STEADY_QUICK_S = 30.0, 3.0
 DISK_BYTES = 4 * 2**20
 Fault = Callable[[Rig, bool], tuple[dict[str, Any], list[Check]]]
@@ -60,6 +62,12 @@ def run(name: str, options: Options, folder: pathlib.Path) -> Result:
     checks = [*checks, *books.checks()]
     if plan.pinned and ratio is not None:
         checks.append(Check("p99_ratio_during_the_fault", ratio, "<=", MAX_P99_RATIO))
+    if not plan.rate:
+        rates = rates_per_s(calls, running.windows)
+        figures |= {f"{kind}_calls_per_s": rate for kind, rate in rates.items()}
+        checks.append(
+            Check("rate_ratio_during_the_fault", round(rates["fault"] / rates["steady"], 3), ">=", MIN_RATE_RATIO)
+        )
     return Result({**figures, **books.figures(), **latency}, checks)
 
 
@@ -98,6 +106,15 @@ def latencies(calls: Records, windows: list[tuple[str, float, float]]) -> tuple[
     if not figures["steady_calls"] or not figures["fault_calls"]:
         return figures, None
     return figures, round(figures["fault_p99_ms"] / figures["steady_p99_ms"], 3)
+
+
+def rates_per_s(calls: Records, windows: list[tuple[str, float, float]]) -> dict[str, float]:
+    """Return the calls a second of steady times and of the fault: the median over short times of each."""
+    counts: dict[str, list[int]] = {"steady": [], "fault": []}
+    for kind, start_s, end_s in windows:
+        edges = np.arange(start_s, end_s, RATE_TIME_S)
+        counts[kind] += np.histogram(calls["due_s"], edges)[0].tolist()
+    return {kind: round(statistics.median(each) / RATE_TIME_S, 1) for kind, each in counts.items()}
 
 
 def _loops(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.chaos.books import Books, Shadow, shadow_of
 from benchmarks.chaos.callers import RECORD, Records
-from benchmarks.chaos.cases import latencies
+from benchmarks.chaos.cases import latencies, rates_per_s
 from protos import records_pb2 as records
 
 IDS = [f"{number:032x}" for number in range(6)]
@@ -76,3 +76,12 @@ def test_calls_are_judged_by_the_window_in_which_they_were_due() -> None:
 
     assert (figures["steady_calls"], figures["fault_calls"]) == (2, 1)
     assert ratio == pytest.approx(4.0)
+
+
+def test_calls_a_second_are_the_median_over_short_times() -> None:
+    made = np.zeros(16, RECORD)
+    made["due_s"] = [0.1, 0.2, 1.1, 1.2, 2.5, 2.6, *[3.1] * 10]
+
+    rates = rates_per_s(made, [("steady", 0, 3.5), ("fault", 3, 5.5)])
+
+    assert rates == {"steady": 2.0, "fault": 5.0}
