@@ -1,6 +1,6 @@
 """Each fault in short, on one rig of real processes and a real broker: afterwards the books close, and no caller noticed.
 
-The whole of it, with latencies and long outages, is `python -m benchmarks.chaos`.
+The whole of it, with latencies and long outages, is `python -m benchmarks.chaos`: the slow tests play its cases as they are.
 """
 
 import contextlib
@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.chaos import faults
 from benchmarks.chaos.books import read_books
-from benchmarks.chaos.cases import small_disk
+from benchmarks.chaos.cases import CASES, small_disk
 from benchmarks.chaos.rig import Plan, Rig, rig
+from benchmarks.harness import ROOT
 from tests.support.kafka import need_kafka
 
 PLAN = Plan(rate=100.0, kafka={"acknowledge_timeout_s": 2.0})
@@ -56,3 +57,21 @@ def test_callers_and_books_do_not_notice_that(running: Rig, fault: Callable[[Rig
     fault(running)
 
     assert_nothing_happened(running)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", CASES)
+def test_the_whole_case_keeps_what_it_promises(name: str) -> None:
+    need_kafka()
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.chaos",
+        "--case",
+        name,
+    ]  # a process of its own: it takes a core and a priority
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr[-2000:]}"
