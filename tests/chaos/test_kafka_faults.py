@@ -4,6 +4,8 @@ The whole of it, with latencies and long outages, is `python -m benchmarks.chaos
 """
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -64,13 +66,8 @@ def test_callers_and_books_do_not_notice_that(running: Rig, fault: Callable[[Rig
 @pytest.mark.parametrize("name", CASES)
 def test_the_whole_case_keeps_what_it_promises(name: str) -> None:
     need_kafka()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.chaos",
-        "--case",
-        name,
-    ]  # a process of its own: it takes a core and a priority
+    # A process of its own: it takes a core and a priority.
+    command = [sys.executable, "-m", "benchmarks.chaos", "--case", name]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
