@@ -23,8 +23,8 @@ from registry.at_rest import AtRest
 from serving.shadow.message import Message
 
 MAGIC = b"EVJRNL01"
-#: Room taken for each file when it is made, so that a disk that is full later doesn't stop steps of a usual size.
-FIRST_BYTES = 4 * 2**20
+#: Room taken for each file when it is made, so that a disk that is full later doesn't stop a step: it holds what 2 MiB of frames become.
+FIRST_BYTES = 8 * 2**20
 CONTEXT = b"journal"
 _HEADER = struct.Struct("<8sQIII")
 _PIECE = struct.Struct("<cI")

@@ -169,9 +169,8 @@ class Placing:
             if self._messages:
                 self._append(STREAM, [message.to_spool() for message in self._messages])
                 self._messages = []
-            if (
-                self._pairs
-            ):  # last: on a full disk what the teacher did answer goes on all the same, and what was taken makes room
+            # Last: on a full disk what the teacher did answer goes on all the same, and what was taken makes room.
+            if self._pairs:
                 self._spools[TEACHER].clear()
                 self._append(TEACHER, self._pairs)
                 self._pairs = []

@@ -264,7 +264,7 @@ def test_without_the_journal_the_accounts_begin_anew_and_close(shadow: Shadow, t
 
     assert shadow.mirror_report().epoch > before
     assert (rows(shadow, "published"), rows(shadow, "sampled")) == (6, 6)
-    assert sorted(ids_of(shadow))[-6:] == sorted(handed)
+    assert sorted(ids_of(shadow)[-6:]) == sorted(handed)
 
 
 def test_a_spool_that_lost_its_disk_is_dropped_and_counted(shadow: Shadow, tmp_path: pathlib.Path) -> None:
