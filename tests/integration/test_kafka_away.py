@@ -106,7 +106,7 @@ def die(cluster: kafka.Cluster) -> Iterator[None]:
         processes.shared(cluster.pid()).__enter__()  # a new process, ended with its cluster
 
 
-@pytest.mark.parametrize("fault", [fall_silent, die])
+@pytest.mark.parametrize("fault", [fall_silent, pytest.param(die, marks=pytest.mark.slow)])
 def test_a_stream_that_was_away_is_written_and_read_on_in_order(
     cluster: kafka.Cluster,
     stream: EitherStream,
