@@ -154,10 +154,6 @@ class Placing:
                 while payloads := spool.peek_too_old():
                     self._drop(name, payloads, "too_old")
 
-    def close(self) -> None:
-        """Close the journal. What is in flight is placed by the next process."""
-        self._journal.close()
-
     def _place(self) -> bool:
         try:
             if self._messages or self._pairs:
@@ -180,7 +176,6 @@ class Placing:
             return False
         self._settled = True
         self._rings.advance()
-        SPOOL_BYTES.labels(self._model).set(sum(self.waiting_bytes.values()))
         RING_BYTES.labels(self._model).set(self._rings.pending_bytes)
         return True
 
@@ -244,6 +239,7 @@ class Placing:
         self.accounts.spools = {name: list(spool.position) for name, spool in self._spools.items()}
         self._journal.commit(self.accounts.to_json(), self._messages, self._pairs, durable=self._durable)
         self._durable = False
+        SPOOL_BYTES.labels(self._model).set(sum(self.waiting_bytes.values()))
 
     def _commit(self) -> None:
         """Commit, and let go of what is taken."""

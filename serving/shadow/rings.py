@@ -74,11 +74,6 @@ class Rings:
         return cls(found)
 
     @property
-    def first(self) -> int:
-        """The lowest number of a worker."""
-        return next(iter(self.by_worker), 0)
-
-    @property
     def pending_bytes(self) -> int:
         """Bytes written and not yet accepted."""
         return sum(ring.pending_bytes for ring in self.by_worker.values())

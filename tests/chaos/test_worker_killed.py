@@ -15,11 +15,13 @@ import pytest
 from protos import records_pb2 as records
 from registry.bundle import version_of
 from serving.shadow.ring import Ring
-from serving.shadow.rings import folder_of, path_of
+from serving.shadow.rings import Rings, folder_of, path_of
 from serving.shadow.spool import Spool
 from tests.support.connections import Connection, one_to_each
 from tests.support.environment import environment
 from tests.support.gateways import MODEL, RunningGateway, gateway
+from tests.support.shadow import open_rows
+from tests.support.shadow_books import read_books
 from tests.support.students import publish_student
 from tests.support.waiting import wait_for
 
@@ -123,6 +125,15 @@ def room(folder: pathlib.Path, num_workers: int) -> Iterator[Room]:
         )
         yield Room(running, num_workers)
         assert running.stop() == 0
+        check_accounts(folder_of(running.folder / "everstill-data/capture", MODEL))
+
+
+def check_accounts(folder: pathlib.Path) -> None:
+    """Check that the accounts of a gateway that has stopped close by stratum, and that each term is what the files hold."""
+    books = read_books(folder, Rings.open(folder), MODEL)
+    assert open_rows(books.report) == {}
+    assert books.of("spooled") == books.spooled
+    assert books.of("pending") == books.in_ring + books.in_flight
 
 
 def test_a_killed_worker_costs_other_connections_nothing_and_no_sample(tmp_path: pathlib.Path) -> None:

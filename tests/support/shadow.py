@@ -302,6 +302,12 @@ class Shadow:
         messages = reports_of("gateway-1", self.ring, self.accounts, self.placing.in_flight)
         return records.CaptureReport.FromString(messages[-1].value)
 
+    def remove_last_worker(self) -> None:
+        """Take the last worker's ring away, and start a mirror on the others."""
+        self._paths.pop().unlink()
+        self.workers.pop().close()
+        self.restart()
+
     def hand_over(self, samples: list[records.Sample]) -> list[bytes]:
         """Put samples into the rings, in turn, and return their ids."""
         for sample in samples:

@@ -295,3 +295,13 @@ def test_a_ring_that_was_damaged_leaves_a_gap(shadow: Shadow, tmp_path: pathlib.
 
     assert sorted(ids_of(shadow)) == sorted(handed)
     assert (rows(shadow, "sampled"), rows(shadow, "published"), rows(shadow, "gaps")) == (9, 3, 6)
+
+
+def test_a_ring_that_was_removed_keeps_its_place_in_the_accounts(tmp_path: pathlib.Path) -> None:
+    shadow = Shadow(tmp_path, num_workers=2)
+    shadow.hand_over(mixed(10))
+    shadow.settle()
+
+    shadow.remove_last_worker()
+
+    assert (rows(shadow, "sampled"), rows(shadow, "published"), rows(shadow, "pending")) == (10, 10, 0)
