@@ -21,6 +21,7 @@ from benchmarks.chaos.callers import Records
 from benchmarks.chaos.rig import Plan, Rig, rig
 from benchmarks.harness import Check, Options, Result, say
 from benchmarks.swap import resident_memory_mb
+from serving.shadow.journal import FIRST_BYTES
 
 MAX_P99_RATIO = 1.2
 MIN_RATE_RATIO = 0.97
@@ -28,7 +29,7 @@ MAX_GROWTH_MB = 8.0
 #: Calls are counted in times of this length.
 RATE_TIME_S = 1.0
 STEADY_S, STEADY_QUICK_S = 30.0, 3.0
-DISK_BYTES = 4 * 2**20
+SPOOL_BYTES = 4 * 2**20
 Fault = Callable[[Rig, bool], tuple[dict[str, Any], list[Check]]]
 
 
@@ -72,19 +73,21 @@ def run(name: str, options: Options, folder: pathlib.Path) -> Result:
 
 
 @contextlib.contextmanager
-def small_disk(folder: pathlib.Path, plan: Plan, num_bytes: int = DISK_BYTES) -> Iterator[Plan]:
-    """Return a plan whose rings and spools lie on a disk of their own that is soon full.
+def small_disk(folder: pathlib.Path, plan: Plan, spool_bytes: int = SPOOL_BYTES) -> Iterator[Plan]:
+    """Return a plan whose rings and spools lie on a disk of their own that is soon full: it has that room for spools, and an eighth of it for the ring.
 
     Raises:
         PermissionError: no disk can be mounted here.
     """
     folder.mkdir(parents=True)
+    ring_bytes = spool_bytes // 8
+    num_bytes = 2 * FIRST_BYTES + ring_bytes + spool_bytes  # the journal takes its room before
     mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes},mode=700", "none", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, timeout=20)
     if done.returncode:
         raise PermissionError(f"no small disk can be mounted here, that needs root and Linux: {done.stderr.strip()}")
     try:
-        small = {"dir": str(folder), "ring_bytes": num_bytes // 8}
+        small = {"dir": str(folder), "ring_bytes": ring_bytes}
         yield dataclasses.replace(plan, capture={**plan.capture, **small})
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
@@ -150,7 +153,7 @@ def _duplicates(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
 def _disk(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:
     faults.fill_the_disk(rig, full_s=2.0 if quick else 30.0)
     dropped = rig.gateway.metric(faults.DROPPED)
-    return {"disk_bytes": DISK_BYTES, "ring_bytes": DISK_BYTES // 8}, [Check("rows_dropped", dropped, ">=", 1)]
+    return {"spool_disk_bytes": SPOOL_BYTES, "ring_bytes": SPOOL_BYTES // 8}, [Check("rows_dropped", dropped, ">=", 1)]
 
 
 def _leader(rig: Rig, quick: bool) -> tuple[dict[str, Any], list[Check]]:

@@ -18,7 +18,7 @@ from benchmarks.harness import ROOT
 from tests.support.kafka import need_kafka
 
 PLAN = Plan(rate=100.0, kafka={"acknowledge_timeout_s": 2.0})
-DISK_BYTES = 2 * 2**20
+SPOOL_BYTES = 2 * 2**20
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -28,7 +28,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("chaos")
     with contextlib.ExitStack() as stack:
         try:
-            plan = stack.enter_context(small_disk(folder / "disk", PLAN, DISK_BYTES))
+            plan = stack.enter_context(small_disk(folder / "disk", PLAN, SPOOL_BYTES))
         except (OSError, PermissionError) as error:
             pytest.skip(f"only on a machine where a small disk can be mounted: {error}")
         yield stack.enter_context(rig(folder / "rig", plan))
