@@ -20,6 +20,8 @@ from protos.topics import PAIRS, topic
 #: Pairs that must reach the loop before a part counts as mended.
 MENDED_PAIRS = 20
 STEADY_BETWEEN_S = 6.0
+#: A disk with less room takes no lot of messages any more.
+FULL_BYTES = 2**17
 DROPPED = "everstill_shadow_dropped_total"
 
 
@@ -118,6 +120,7 @@ def fill_the_disk(rig: Rig, *, full_s: float) -> None:
     before = rig.gateway.metric(DROPPED)
     rig.cluster.kill()
     with rig.burst():
+        rig.gateway.wait(lambda: rig.free_bytes < FULL_BYTES, "a full disk", 300.0)
         rig.gateway.wait(lambda: rig.gateway.metric(DROPPED) > before, "rows to be dropped", 300.0)
     with rig.window("fault"):
         time.sleep(full_s)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,11 +37,14 @@ WORKER_CORE, OTHERS_CORE = 0, 1
 LOWEST, CALLERS_NICE = 19, -5
 #: Longest time until everything that was spooled is learned.
 REST_S = 300.0
-#: Lines for a broker that mirrors reach by another way than everybody else: through the proxy.
+#: Lines for a broker that mirrors reach by another way than everybody else, through the proxy; and whose death is believed sooner, so that it
+#: may come back sooner.
 TWO_WAYS = """
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},MIRROR://127.0.0.1:{behind}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},MIRROR://127.0.0.1:{proxy}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,MIRROR:PLAINTEXT
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 """
 
 
@@ -142,6 +146,11 @@ class Rig:
             more.start()
             yield
             self.calls.append(more.stop())
+
+    @property
+    def free_bytes(self) -> int:
+        """Room on the disk below rings and spools."""
+        return shutil.disk_usage(self.plan.capture.get("dir", self.folder)).free
 
     @property
     def mirror_pid(self) -> int:
