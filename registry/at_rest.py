@@ -1,14 +1,13 @@
 """Encryption of captured inputs on disk: what a spool, a journal or a checkpoint holds, sealed with a configured key.
 
 Decides the bytes of a sealed piece: AES-256-GCM, a fresh random nonce each, the key's own short name beside it so that older keys still
-read. Without a key nothing is sealed, and what was written before one was configured is read as it is. Knows nothing of what it seals; where that
+read. Without a key nothing is sealed, older keys read all the same, and what was written before there was a key is read as it is. Knows nothing of what it seals; where that
 belongs is its `context`, so that a piece put in another place doesn't open. Called by the mirror and by the loop; safe from any thread.
 """
 
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,38 +28,39 @@ class KeyMissing(FormatError):
 
 
 class AtRest:
-    """Seals with the first key and opens with any.
+    """Seals with one key and opens with any.
 
     Args:
-        keys: 32 bytes each, the one to seal with first; none where nothing is encrypted.
+        key: 32 bytes to seal with; empty where nothing is to be encrypted any more, or never was.
+        previous: older keys, to open with.
     """
 
-    def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        self._ciphers = {key_id(key): AESGCM(key) for key in reversed(keys)}
-        self._first = key_id(keys[0]) if keys else b""
+    def __init__(self, key: bytes = b"", *previous: bytes) -> None:
+        self._ciphers = {key_id(one): AESGCM(one) for one in (key, *previous) if one}
+        self._sealing = key_id(key) if key else b""
 
     @classmethod
     def of(cls, settings: AtRestSection) -> "AtRest":
         """Return what the configuration says."""
-        return cls(settings.keys)
+        return cls(settings.sealing_key, *settings.older_keys)
 
     @property
     def seals(self) -> bool:
-        """Whether a key is configured."""
-        return bool(self._first)
+        """Whether there is a key to seal with."""
+        return bool(self._sealing)
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
         """Return the bytes to write: sealed, or as they are where there is no key."""
-        if not self._first:
+        if not self._sealing:
             return plain
         nonce = os.urandom(NONCE_BYTES)
-        cipher = self._ciphers[self._first]
+        cipher = self._ciphers[self._sealing]
         starts = range(0, max(1, len(plain)), PART_BYTES)
         parts = [
             cipher.encrypt(_nonce(nonce, place), plain[start : start + PART_BYTES], _bound(context, place, len(starts)))
             for place, start in enumerate(starts)
         ]
-        return b"".join([_HEADER.pack(MAGIC, self._first, nonce), *parts])
+        return b"".join([_HEADER.pack(MAGIC, self._sealing, nonce), *parts])
 
     def open(self, written: bytes, context: bytes) -> bytes:
         """Return what was sealed; bytes that never were come back as they are.

@@ -189,7 +189,7 @@ class AtRestSection(Section):
 
     key: SecretStr = Field(
         SecretStr(""),
-        description="32 bytes in base64 (`openssl rand -base64 32`), better set as EVERSTILL_AT_REST__KEY; empty: private files, not encrypted.",
+        description="32 bytes in base64 (`openssl rand -base64 32`), better set as EVERSTILL_AT_REST__KEY; empty: private files, not encrypted. To end encryption, empty it and name the old key in previous_keys.",
     )
     previous_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys that older files are read with; nothing is written with them."
@@ -199,15 +199,19 @@ class AtRestSection(Section):
     @classmethod
     def _keys(cls, value: Any) -> Any:
         for one in value if isinstance(value, tuple) else (value,):
-            _key_bytes(one)
+            if not _key_bytes(one) and isinstance(value, tuple):
+                raise ValueError("holds an empty key: leave it out")
         return value
 
     @property
-    def keys(self) -> tuple[bytes, ...]:
-        """Every key, the one that is written with first; none where nothing is encrypted."""
-        if not self.key.get_secret_value():
-            return ()
-        return tuple(_key_bytes(one) for one in (self.key, *self.previous_keys))
+    def sealing_key(self) -> bytes:
+        """The key that is written with; empty where nothing is encrypted."""
+        return _key_bytes(self.key)
+
+    @property
+    def older_keys(self) -> tuple[bytes, ...]:
+        """The keys that older files are read with, whether there is a key to write with or not."""
+        return tuple(map(_key_bytes, self.previous_keys))
 
 
 def _key_bytes(secret: SecretStr) -> bytes:

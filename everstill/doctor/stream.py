@@ -58,25 +58,23 @@ def secrets(settings: EverstillSettings, config: pathlib.Path | None) -> Iterato
             yield warn(about, f"{', '.join(written)} can be read by others (mode {mode:o})", how)
         else:
             yield ok(about, f"{', '.join(written)}: only its owner can read them")
-    keys = settings.at_rest.keys
-    if settings.at_rest.previous_keys and not keys:
-        yield fail(
-            "at_rest",
-            "previous_keys are set without a key: nothing is encrypted, and what older keys encrypted can't be read",
-            "Set at_rest.key",
-            ConfigurationError,
-        )
-        return
-    if unknown := _sealed_with(settings.capture.dir) - {key_id(key) for key in keys}:
+    key, older_keys = settings.at_rest.sealing_key, settings.at_rest.older_keys
+    if unknown := _sealed_with(settings.capture.dir) - {key_id(one) for one in (key, *older_keys) if one}:
         yield fail(
             "at_rest",
             f"{settings.capture.dir} holds what was encrypted with the key {', '.join(sorted(one.hex() for one in unknown))}, which isn't configured",
             "Name that key in at_rest.previous_keys, or move the folder away",
             ConfigurationError,
         )
-    elif keys:
-        older = f", {len(keys) - 1} older read" if len(keys) > 1 else ""
-        yield ok("at_rest", f"captured inputs are encrypted with the key {key_id(keys[0]).hex()}{older}")
+    elif key:
+        older = f", {len(older_keys)} older read" if older_keys else ""
+        yield ok("at_rest", f"captured inputs are encrypted with the key {key_id(key).hex()}{older}")
+    elif older_keys:
+        yield warn(
+            "at_rest",
+            f"nothing is encrypted any more; what {len(older_keys)} older keys encrypted is still read",
+            "Set at_rest.key where captured inputs are to be encrypted",
+        )
 
 
 def _embedded(path: pathlib.Path) -> str:

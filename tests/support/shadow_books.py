@@ -32,7 +32,7 @@ class Books:
 
 def read_books(folder: pathlib.Path, rings: Rings, model: str, keys: tuple[bytes, ...] = ()) -> Books:
     """Read the books of a folder that no mirror uses now."""
-    at_rest = AtRest(keys)
+    at_rest = AtRest(*keys)
     journal = Journal(folder, at_rest)
     accounts = Accounts(model, journal.state)
     in_ring = Rows()

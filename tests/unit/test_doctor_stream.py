@@ -106,7 +106,7 @@ def test_a_password_that_others_can_read_is_a_warning(tmp_path: pathlib.Path) ->
 def test_a_key_that_is_gone_is_named_where_it_sealed_something(tmp_path: pathlib.Path) -> None:
     config = configure(tmp_path, f'[capture]\ndir = "capture"\n[at_rest]\nkey = "{KEY}"\n')
     before = checks_of(config)["at_rest"]
-    spool = Spool(tmp_path / "capture/m/spool-stream", max_bytes=2**20, retention_s=60, at_rest=AtRest((b"o" * 32,)))
+    spool = Spool(tmp_path / "capture/m/spool-stream", max_bytes=2**20, retention_s=60, at_rest=AtRest(b"o" * 32))
     spool.append([b"inputs"])
 
     after = checks_of(config)["at_rest"]
@@ -116,7 +116,7 @@ def test_a_key_that_is_gone_is_named_where_it_sealed_something(tmp_path: pathlib
     assert "previous_keys" in after.fix
 
 
-def test_older_keys_without_a_key_are_a_mistake(tmp_path: pathlib.Path) -> None:
+def test_older_keys_without_a_key_are_a_warning(tmp_path: pathlib.Path) -> None:
     config = configure(tmp_path, f"[at_rest]\nprevious_keys = {json.dumps([KEY])}\n")
 
-    assert checks_of(config)["at_rest"].state == "fail"
+    assert checks_of(config)["at_rest"].state == "warn"

@@ -54,7 +54,7 @@ def new_memory(
     stream = StreamSection(path=folder / "stream.sqlite", partitions=1)
     consumer = EmbeddedConsumer(stream.path, MODEL.name, {PAIRS: 1})
     letters = DeadLetters(open_writer(stream, MODEL.name), lambda: letters_of(stream, MODEL.name))
-    return Memory(store, MODEL.name, parts, consumer, letters, AtRest(keys), epoch=epoch, every_s=0.0)
+    return Memory(store, MODEL.name, parts, consumer, letters, AtRest(*keys), epoch=epoch, every_s=0.0)
 
 
 def test_a_loop_that_slept_does_not_delete_its_successors_checkpoint(tmp_path: pathlib.Path) -> None:

@@ -188,7 +188,7 @@ def test_a_pair_that_is_larger_than_a_message_may_be_is_dropped_and_the_others_a
 def test_with_a_key_no_input_lies_readable_in_spool_or_journal(tmp_path: pathlib.Path) -> None:
     from registry.at_rest import AtRest
 
-    shadow = Shadow(tmp_path, at_rest=AtRest([KEY]))
+    shadow = Shadow(tmp_path, at_rest=AtRest(KEY))
     needle = struct.pack("<4i", *[0x5EC2E7] * 4)
     shadow.stream.away = shadow.teacher.away = True
     handed = shadow.hand_over([make_sample(0x5EC2E7), *uniform(3)])

@@ -79,12 +79,12 @@ def test_a_full_disk_leaves_the_commit_before(
 
 
 def test_with_a_key_what_is_in_flight_is_sealed(tmp_path: pathlib.Path) -> None:
-    Journal(tmp_path, AtRest([OLD])).commit({}, [Message("pairs", 0, b"secret")], [b"secret"])
+    Journal(tmp_path, AtRest(OLD)).commit({}, [Message("pairs", 0, b"secret")], [b"secret"])
 
     assert not any(b"secret" in path.read_bytes() for path in tmp_path.iterdir())
-    assert Journal(tmp_path, AtRest([KEY, OLD])).pairs == [b"secret"]
+    assert Journal(tmp_path, AtRest(KEY, OLD)).pairs == [b"secret"]
     with pytest.raises(KeyMissing, match=r"at_rest\.previous_keys"):
-        Journal(tmp_path, AtRest([KEY]))
+        Journal(tmp_path, AtRest(KEY))
 
 
 def test_a_folder_that_can_not_be_used_is_said_in_a_sentence(tmp_path: pathlib.Path) -> None:

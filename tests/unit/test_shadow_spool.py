@@ -60,7 +60,7 @@ class Keeper:
             max_bytes=self.max_bytes,
             retention_s=self.retention_s,
             position=self.committed if position else None,
-            at_rest=AtRest(self.keys),
+            at_rest=AtRest(*self.keys),
             clock=lambda: self.now,
         )
         return self.spool
