@@ -37,7 +37,7 @@ from distill_loop.stream.streams import check_stream, letters_of, open_consumer,
 from distill_loop.telemetry import ERRORS
 from distill_loop.telling import Telling
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
-from protos.topics import KINDS, LABELS, PAIRS, REPORTS, TRIALS
+from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
 from registry.at_rest import AtRest
 from registry.config import load
@@ -104,7 +104,7 @@ class LoopProcess:
             max_messages=settings.loop.max_messages,
             max_message_bytes=settings.stream.kafka.max_message_bytes,
             labels=self._labels,
-            clock=(PAIRS,) if settings.loop.deterministic else KINDS,
+            deterministic=settings.loop.deterministic,
         )
 
     def _make_office(self) -> ReleaseOffice:

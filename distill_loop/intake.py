@@ -1,12 +1,14 @@
 """The intake: every record from the stream passes here once - judged by the gate first, then given to the learner.
 
 Decides what becomes of a message and of a pair: counted, learned, held out, refused, recognised as a repeat, or dead. What one poll
-brought is taken in together: all of it is judged, then all of it is learned from, then positions move past it. Nothing on the way waits for
-a disk or a broker. Connects the rooms stream, gates and learner. One thread.
+brought is taken in together: all of it is judged, then all of it is learned from, then positions move past it. Dead letters wait in
+memory; only where too many wait does a take wait for the stream. Connects the rooms stream, gates and learner. One thread.
 """
 
 import collections
-from collections.abc import Collection
+import math
+import statistics
+import time
 
 from google.protobuf.message import DecodeError
 
@@ -31,6 +33,8 @@ from registry.sections import ModelSection
 MAX_STEPS_DUE = 256.0
 #: Records that are taken in together: enough that a forward and a poll cost little, few enough that a turn stays short.
 LOT_RECORDS = 4096
+#: Messages whose middle time is the stream's own clock where no other may be looked at: less than half of them can't move it.
+CLOCK_MESSAGES = 15
 
 
 class Intake:
@@ -38,7 +42,7 @@ class Intake:
 
     Args:
         max_message_bytes: a longer message is a dead letter.
-        clock: topics whose messages say how late it is, for what the learner forgets.
+        deterministic: whether what is learned depends on the messages of pairs alone: every step is owed, and they say how late it is.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Intake:
         max_messages: int,
         max_message_bytes: int,
         labels: Labels,
-        clock: Collection[str] = topics.KINDS,
+        deterministic: bool = False,
     ) -> None:
         self._consumer = consumer
         self._dead_letters = dead_letters
@@ -71,17 +75,19 @@ class Intake:
         self._settings = settings
         self._max_messages = self._num_asked = max_messages
         self._max_message_bytes = max_message_bytes
-        self._clock = clock
+        self._deterministic = deterministic
+        self._max_steps_due = math.inf if deterministic else MAX_STEPS_DUE
+        self._num_taken = self._num_opened = 0
         self._dead: collections.Counter[tuple[str, str]] = collections.Counter()
         self._labels = labels
 
     def poll(self) -> list[Message]:
         """Return messages that wait, about as many as make a lot; they come again until they are taken."""
-        messages = self._consumer.poll(self._num_asked)
-        num_records = sum(map(_num_records, messages))
-        fitting = self._num_asked * LOT_RECORDS // max(num_records, 1)
-        self._num_asked = min(self._max_messages, max(1, min(fitting, 2 * self._num_asked)))
-        return messages
+        if self._num_taken:  # what was found in messages, never what they say: a liar would make every poll small
+            fitting = self._num_taken * LOT_RECORDS // max(self._num_opened, 1)
+            self._num_asked = min(self._max_messages, max(1, min(fitting, 2 * self._num_asked)))
+            self._num_taken = self._num_opened = 0
+        return self._consumer.poll(self._num_asked)
 
     def take(self, messages: list[Message]) -> None:
         """Take messages in, in the order in which they were polled.
@@ -99,8 +105,9 @@ class Intake:
                 self._bury_message(message, RecordError("the message can't be decoded", "undecodable"))
             except RecordError as error:
                 self._bury_message(message, error)
-        times = [message.time_unix_ns for message in messages if message.kind in self._clock]
-        self._learner.forget(max(times, default=0))
+        self._num_taken += len(messages)
+        self._num_opened += len(lot)
+        self._forget(messages)
         self._take_pairs(lot)
         self._count_dead()
         for message in messages:
@@ -119,6 +126,19 @@ class Intake:
             self._progress.steps_due -= num_steps
             STEPS.inc(num_steps)
         return num_steps
+
+    def _forget(self, messages: list[Message]) -> None:
+        """Let the learner forget what is too old. How late it is says no single message: one from the future would end all learning."""
+        if not self._deterministic:
+            times = [message.time_unix_ns for message in messages]
+            if times:
+                self._learner.forget(min(max(times), time.time_ns()))
+            return
+        recent = self._progress.recent_times
+        recent += [message.time_unix_ns for message in messages if message.kind == topics.PAIRS]
+        del recent[:-CLOCK_MESSAGES]
+        if len(recent) == CLOCK_MESSAGES:
+            self._learner.forget(statistics.median_low(recent))
 
     def _open(self, message: Message) -> Opened | None:
         """Take a message in; one that holds pairs is returned, opened. Raises RecordError or DecodeError where all of it is dead."""
@@ -202,7 +222,7 @@ class Intake:
             self._count(fate, num)
             if fate == "learned":
                 progress.pairs_since_cut += num
-                progress.steps_due = min(MAX_STEPS_DUE, progress.steps_due + num * self._settings.steps_per_pair)
+                progress.steps_due = min(self._max_steps_due, progress.steps_due + num * self._settings.steps_per_pair)
 
     def note_gaps(self) -> None:
         """Count what retention removed unread, and keep it for the ledger."""
@@ -251,6 +271,7 @@ class Intake:
 
 
 def _num_records(message: Message) -> int:
-    """Return how many records a message says that it holds; one where it doesn't say."""
+    """Return how many records a message says that it holds, as far as that can be; one where it doesn't say."""
     said = message.headers.get(RECORDS_HEADER, "")
-    return max(1, int(said)) if said.isascii() and said.isdecimal() and len(said) < 10 else 1
+    most = min(LOT_RECORDS, len(message.value))
+    return max(1, min(int(said), most)) if said.isascii() and said.isdecimal() and len(said) < 10 else 1

@@ -16,7 +16,7 @@ class Progress:
     and the one after the last). steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
     that were learned when a trial was last asked to make room. first_steps: whether the steps before the first version were taken; bootstrap_after: pairs
-    before which it isn't tried again. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
+    before which it isn't tried again. recent_times: of the newest messages of pairs, where the loop is deterministic. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
     """
 
     read: int = 0
@@ -36,6 +36,7 @@ class Progress:
     first_steps: bool = False
     bootstrap_after: int = 0
     newest_pair_unix_ns: int = 0
+    recent_times: list[int] = dataclasses.field(default_factory=list)
     cuts: int = 0
     unpromising: int = 0
     live: str | None = None
@@ -51,7 +52,11 @@ class Progress:
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**state, "trial": self.trial.state_dict() if self.trial else None}
+        return {
+            **state,
+            "recent_times": list(self.recent_times),
+            "trial": self.trial.state_dict() if self.trial else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` described."""

@@ -34,11 +34,12 @@ class TrialIdentity:
 
 @dataclasses.dataclass
 class Row:
-    """A row that counts. `probability`: with which any row was evaluated at that time."""
+    """A row that counts. `probability`: with which any row was evaluated at that time; `answered`: by the teacher."""
 
     input_key: bytes
     outcome: Outcome
     probability: float
+    answered: bool = False
 
 
 class TrialState:
@@ -66,7 +67,9 @@ class TrialState:
         if time_unix_ns <= self.identity.opened_unix_ns or record_id in self._rows or input_key in self._inputs:
             return
         self._inputs.add(input_key)
-        self._rows[record_id] = Row(input_key, "agree" if agree else answer or "pending", probability)
+        self._rows[record_id] = Row(
+            input_key, "agree" if agree else answer or "pending", probability, answer is not None
+        )
         self._num_answered += answer is not None
 
     def add_answer(
@@ -96,7 +99,8 @@ class TrialState:
             if len(self._early) > MAX_EARLY:
                 del self._early[next(iter(self._early))]
             return True
-        is_new = row.outcome in ("pending", "agree")
+        is_new = not row.answered
+        row.answered = True
         if row.outcome == "pending":
             row.outcome = outcome
         self._num_answered += is_new
@@ -161,6 +165,8 @@ class TrialState:
         """Return the trial that `state_dict` described."""
         trial = cls(TrialIdentity(**state["identity"]))
         trial._rows = {record_id: Row(*row) for record_id, *row in state["rows"]}
+        for row in trial._rows.values():  # a version before didn't keep it
+            row.answered |= row.outcome in ("win", "loss", "tie")
         trial._inputs = {row.input_key for row in trial._rows.values()}
         trial._early = dict(state["early"])
         trial._num_pairs, trial._pairs_at_last_row, trial._rows_noted, trial._num_answered = state["pairs"]

@@ -97,10 +97,13 @@ class Learner:
         return fates
 
     def forget(self, now_unix_ns: int) -> None:
-        """Forget pairs whose records are older than `learner.memory_s` by then; now and then, since each look is at all of them."""
+        """Forget pairs whose records are older than `learner.memory_s` by then; now and then, since each look is at all of them.
+
+        A clock that went too far may be set back: what is gone is gone, but pairs are learned from again.
+        """
         memory_ns = int(self._settings.memory_s * 1e9)
-        self._oldest_unix_ns = max(self._oldest_unix_ns, now_unix_ns - memory_ns)
-        if self._oldest_unix_ns - self._swept_unix_ns < memory_ns // SWEEPS:
+        self._oldest_unix_ns = max(0, now_unix_ns - memory_ns)
+        if abs(self._oldest_unix_ns - self._swept_unix_ns) < memory_ns // SWEEPS:
             return
         self._swept_unix_ns = self._oldest_unix_ns
         self._replay.forget_before(self._oldest_unix_ns)

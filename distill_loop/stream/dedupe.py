@@ -29,6 +29,7 @@ class Dedupe:
     def note(self, record_id: bytes, fate: Fate) -> None:
         """Remember what became of a record."""
         self._fates[record_id] = FATES.index(fate)
+        self._fates.move_to_end(record_id)  # one that was dead and is replayed is new again
         if len(self._fates) > self._max_records:
             self._fates.popitem(last=False)
 

@@ -41,6 +41,7 @@ class NotingLearner:
         self._progress = progress
         self.pairs: list[TrainingPair] = []
         self.judged_before: list[int] = []
+        self.told_times: list[int] = []
         self.raises = False
 
     def take(self, pairs: Sequence[TrainingPair]) -> list[Fate]:
@@ -54,7 +55,8 @@ class NotingLearner:
         """Take no steps."""
 
     def forget(self, now_unix_ns: int) -> None:
-        """Forget nothing."""
+        """Note how late it is said to be."""
+        self.told_times.append(now_unix_ns)
 
     @property
     def student(self) -> Student:
@@ -71,7 +73,7 @@ class NotingLearner:
 class IntakeUnderTest:
     """An intake on a stream file."""
 
-    def __init__(self, path: pathlib.Path, consumer: Consumer | None = None) -> None:
+    def __init__(self, path: pathlib.Path, consumer: Consumer | None = None, *, deterministic: bool = False) -> None:
         self.path = path
         self.writer = StreamWriter(path, MODEL.name, 1)
         kinds = {TRIALS: 1, PAIRS: 1, LABELS: 1, REPORTS: 1}
@@ -100,6 +102,7 @@ class IntakeUnderTest:
             max_messages=100,
             max_message_bytes=2**20,
             labels=self.labels,
+            deterministic=deterministic,
         )
 
     def read(self) -> None:

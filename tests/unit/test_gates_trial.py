@@ -78,6 +78,8 @@ def test_an_answer_to_a_row_on_which_both_agree_changes_no_counter_and_counts_on
             assert answer(trial, 1, candidate=3, incumbent=3, teacher=7)
 
         assert trial.cautious() == trial.certain() == Counters(0, 0, 1)
+        trial = TrialState.from_state_dict(trial.state_dict())
+        assert not answer(trial, 1, candidate=3, incumbent=3, teacher=7)  # a repeat that the window forgot
         assert trial.num_answered == 1
         (line,) = trial.rows().decode().splitlines()
         assert json.loads(line)["probability"] == 0.25

@@ -1,15 +1,19 @@
 """The intake: what becomes of a record - above all of one that nobody should have sent."""
 
+import contextlib
 import pathlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from distill_loop.config import LearnerSection
 from distill_loop.gates.promise import Outlook
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
+from distill_loop.intake import CLOCK_MESSAGES, MAX_STEPS_DUE
 from distill_loop.stream import dedupe as window
 from distill_loop.stream.dedupe import ID_BYTES, Dedupe
 from protos import records_pb2 as records
@@ -124,6 +128,36 @@ def test_a_message_whose_headers_can_not_be_read_stops_nothing(headers: str, roo
     assert "schema version" in room.dead_letters()[0].detail
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_deterministic_loop_owes_every_step_of_a_message_with_very_many_pairs(
+    deterministic: bool, tmp_path: pathlib.Path
+) -> None:
+    room = IntakeUnderTest(tmp_path / "other.sqlite", deterministic=deterministic)
+    room.writer.pairs([make_pair(number) for number in range(600)])
+
+    room.read()
+
+    earned = 600 * LearnerSection().steps_per_pair
+    assert room.intake.learn(None) == int(earned if deterministic else min(earned, MAX_STEPS_DUE))
+    room.close()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_message_from_the_future_does_not_set_the_clock(deterministic: bool, tmp_path: pathlib.Path) -> None:
+    room = IntakeUnderTest(tmp_path / "other.sqlite", deterministic=deterministic)
+    for number in range(CLOCK_MESSAGES + 1):
+        room.writer.pairs([make_pair(number)])
+    with contextlib.closing(sqlite3.connect(room.path)) as connection, connection:
+        connection.execute("UPDATE message SET time_unix_ns = ? WHERE offset = 3", (2**62,))
+
+    for message in room.intake.poll():
+        room.intake.take([message])
+
+    assert room.learner.told_times
+    assert max(room.learner.told_times) <= time.time_ns()
+    room.close()
+
+
 def test_a_repeat_is_counted_and_not_learned_again(room: IntakeUnderTest) -> None:
     room.writer.pairs([make_pair(1), make_pair(1)])
     room.writer.pairs([make_pair(1)])
@@ -176,6 +210,15 @@ def test_a_dead_record_is_known_after_a_restart() -> None:
     restarted.load_state_dict(dedupe.state_dict())
 
     assert [restarted.records(fate) for fate in fates] == [{bytes([number]) * ID_BYTES} for number in range(3)]
+
+
+def test_a_record_that_is_noted_again_is_the_newest() -> None:
+    dedupe = Dedupe(2)
+    notes: list[tuple[int, window.Fate]] = [(1, "dead"), (2, "learned"), (1, "learned"), (3, "learned")]
+    for number, fate in notes:
+        dedupe.note(bytes([number]) * ID_BYTES, fate)
+
+    assert dedupe.records("learned") == {b"\1" * ID_BYTES, b"\3" * ID_BYTES}
 
 
 def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -> None:

@@ -38,6 +38,8 @@ def send(room: IntakeUnderTest, *values: bytes, kind: str = PAIRS, **headers: st
     [
         (b"\xff rubbish", {}, "undecodable", 1),
         (b"\xff rubbish", {RECORDS_HEADER: "7"}, "undecodable", 7),
+        (b"\xff rubbish", {RECORDS_HEADER: "999999999"}, "undecodable", 9),
+        (b"\xff" * 5000, {RECORDS_HEADER: "999999999"}, "undecodable", 4096),
         (b"\xff rubbish", {RECORDS_HEADER: "-7"}, "undecodable", 1),
         (b"\xff rubbish", {RECORDS_HEADER: "9" * 40}, "undecodable", 1),
         (GOOD, {SCHEMA_HEADER: "2"}, "wrong_schema", 1),
@@ -105,6 +107,16 @@ def test_a_flood_of_poison_is_written_in_a_few_goes_and_hides_no_pair(room: Inta
     letters = room.dead_letters()
     assert len(letters) == 10_000
     assert [letter.reason for letter in letters[: len(POISON)]] == list(POISON)
+
+
+def test_messages_that_lie_about_their_records_make_no_poll_small(room: IntakeUnderTest) -> None:
+    send(room, *[b"\xff" * 5000] * 300, **{RECORDS_HEADER: "999999999"})
+    num_polls = 0
+    while room.consumer.lag():
+        room.read()
+        num_polls += 1
+
+    assert num_polls == 3  # a hundred messages each, as IntakeUnderTest asks for
 
 
 def test_letters_that_the_stream_does_not_take_wait_and_nothing_more_is_taken_in(

@@ -246,3 +246,6 @@ def test_pairs_that_are_too_old_are_forgotten_and_refused() -> None:
     learner.forget(10**12)
     learner.learn(1)
     assert len(learner._replay) == learner.num_held_out == learner.num_steps == 0
+
+    learner.forget(131 * 10**9)  # that was a mistake
+    assert learner.observe(make_training_pair(100, time_unix_ns=130 * 10**9)) != "refused"
