@@ -37,7 +37,7 @@ def _of_worker(gateway: str, number: int, ring: Ring, account: WorkerAccount) ->
     report = records.CaptureReport(
         gateway=gateway,
         worker=number,
-        epoch=ring.epoch,
+        epoch=ring.counts_epoch,
         first_sequence=ring.counted_from,
         last_sequence=ring.next_sequence,
         teacher_calls=ring.teacher_rows,

@@ -6,6 +6,7 @@ Byte format (little-endian; also in docs/formats.md, so that a worker in another
       0  magic "EVRING01"        8  capacity u64: bytes of data after the header     16  epoch u64: when it was made
      64  written u64: bytes ever committed, the commit word      72  next_sequence u64      80  rows_seen u64      88  dropped u64
      96  labels u64: frames of feedback, which are no samples    104  counted_from u64: the number from which strata are counted
+    112  counts_epoch u64: the epoch of the ring in which the counts began, 0 for this one
     128  read u64: bytes ever accepted by the consumer          136  teacher_rows u64: the mirror's own count, see budget.py
     144  accepted u64: the sequence number after the last accepted frame
     512  the table of strata, the producer's, see strata.py
@@ -39,7 +40,7 @@ from serving.shadow.strata import ROW_BYTES, ROWS, SERVED, TABLE, StratumCounts,
 MAGIC = b"EVRING01"
 HEADER_BYTES = 4096
 CAPACITY, EPOCH = 8, 16
-WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED, LABELS, COUNTED_FROM = 64, 72, 80, 88, 96, 104
+WRITTEN, NEXT_SEQUENCE, ROWS_SEEN, DROPPED, LABELS, COUNTED_FROM, COUNTS_EPOCH = 64, 72, 80, 88, 96, 104, 112
 READ, TEACHER_ROWS, ACCEPTED = 128, 136, 144
 #: What a ring that takes another's place goes on from.
 CARRIED = (NEXT_SEQUENCE, ROWS_SEEN, DROPPED, LABELS, COUNTED_FROM, TEACHER_ROWS, ACCEPTED)
@@ -96,7 +97,14 @@ def _carry(before: bytes | None, header: bytearray, *words: int) -> None:
     if before is not None:
         for place in words:
             header[place : place + 8] = before[place : place + 8]
+        header[COUNTS_EPOCH : COUNTS_EPOCH + 8] = _WORD.pack(_counts_epoch(before))
         header[TABLE : TABLE + ROWS * ROW_BYTES] = before[TABLE : TABLE + ROWS * ROW_BYTES]
+
+
+def _counts_epoch(header: bytes) -> int:
+    """Return when a header's counts began."""
+    epoch, counts_epoch = (_WORD.unpack_from(header, place)[0] for place in (EPOCH, COUNTS_EPOCH))
+    return int(counts_epoch or epoch)
 
 
 def _refuse_to_lose(ring: "Ring", path: pathlib.Path) -> None:
@@ -117,7 +125,11 @@ def _move_aside(path: pathlib.Path, error: FormatError) -> bytes | None:
         next_sequence, accepted, counted_from, labels = (_WORD.unpack_from(header, place)[0] for place in places)
         num_lost = next_sequence - accepted
         told = counted_from + labels + Table(memoryview(bytearray(header))).num_handed()
-        believed = 0 <= num_lost <= path.stat().st_size // _FRAME.size and told in (next_sequence, next_sequence + 1)
+        believed = (
+            _counts_epoch(header) <= time.time_ns()
+            and 0 <= num_lost <= path.stat().st_size // _FRAME.size
+            and told in (next_sequence, next_sequence + 1)
+        )
     kept = path.with_name(f"{path.stem}.damaged-{time.time_ns()}")
     path.rename(kept)
     structlog.get_logger().error(
@@ -178,6 +190,11 @@ class Ring:
     def epoch(self) -> int:
         """When the ring was made: sequences of different epochs don't compare."""
         return self._word(EPOCH)
+
+    @property
+    def counts_epoch(self) -> int:
+        """When the counts began: in this ring, or in one whose place it took."""
+        return self._word(COUNTS_EPOCH) or self.epoch
 
     @property
     def pending_bytes(self) -> int:

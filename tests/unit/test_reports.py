@@ -1,5 +1,8 @@
 """Capture reports in the loop: the newest of each source counts, over restarts of it and of the loop, and the accounts close."""
 
+import contextlib
+import pathlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +11,10 @@ from distill_loop.stream.reports import MAX_SOURCES, Reports
 from distill_loop.telling import accounts_of
 from protos import records_pb2 as records
 from protos.topics import PAIRS
+from serving.shadow.accounts import Accounts, Rows
+from serving.shadow.reports import reports_of
+from serving.shadow.ring import Ring, create
+from serving.shadow.rings import Rings
 
 
 def make_report(
@@ -71,6 +78,36 @@ def test_very_many_sources_are_summed_up() -> None:
 
     assert reports.strata()["all"]["seen"] == 2 * (MAX_SOURCES + 5)
     assert len(reports.state_dict()["newest"]) == MAX_SOURCES
+
+
+def test_a_source_that_was_summed_up_and_speaks_again_is_counted_once() -> None:
+    reports = Reports()
+    for turn in range(1, 3):
+        for number in range(MAX_SOURCES + 5):
+            reports.take(make_report(gateway=f"g-{number}", seen=2 * turn, sampled=2 * turn, mirror=True, time=turn))
+            if number % 500 == 0:
+                told, reports = reports.state_dict(), Reports()
+                reports.load_state_dict(told)
+        reports.take(make_report(gateway="g-1", sampled=1))  # late
+        assert reports.strata()["all"]["sampled"] == 2 * turn * (MAX_SOURCES + 5)
+
+
+def test_a_ring_of_another_size_or_in_a_damaged_ones_place_goes_on_in_the_same_report(tmp_path: pathlib.Path) -> None:
+    reports, path = Reports(), tmp_path / "ring-0.mmap"
+    for turn, size in enumerate((2**16, 2**17, 2**18, 2**18)):
+        if turn == 3:
+            with path.open("r+b") as file:
+                file.write(b"EVILRING")
+        create(path, size)
+        with contextlib.closing(Ring(path)) as ring:
+            ring.count_seen(10, "served", 5.0)
+            accounts = Accounts("m")
+            accounts.follow(0, ring)
+            (report, _) = reports_of("g", Rings({0: ring}), accounts, Rows())
+        reports.take(records.CaptureReport.FromString(report.value))
+
+    assert len(list(tmp_path.glob("*damaged*"))) == 1
+    assert reports.strata()["served"]["seen"] == 40
 
 
 @given(
