@@ -15,7 +15,7 @@ import structlog
 
 from protos.errors import EverstillError
 from registry import logs
-from registry.at_rest import AtRest
+from registry.at_rest import AtRest, KeyMissing
 from registry.bundle import fetch_bundle
 from registry.pointers import Trial
 from registry.stopping import Stopping
@@ -47,7 +47,11 @@ class MirroredModel:
     def __init__(self, settings: ServingSettings) -> None:
         self._teacher = TeacherClient(settings.teacher)
         self._publisher = open_publisher(settings.stream, settings.model.name)
-        self.mirror = compose(settings, self._teacher, self._publisher)
+        try:
+            self.mirror = compose(settings, self._teacher, self._publisher)
+        except KeyMissing:
+            self._close()
+            raise
         self.follower = TrialFollower(open_store(settings.registry.url), settings, self.mirror)
         self._drain_deadline_s = settings.gateway.drain_deadline_s
         self._log = structlog.get_logger(model=settings.model.name)
@@ -57,6 +61,9 @@ class MirroredModel:
         self.mirror.run(stopping.is_set, stopping.wait)
         emptied = self.mirror.empty(self._drain_deadline_s)
         self._log.info("mirror stopped", ring_empty=emptied)
+        self._close()
+
+    def _close(self) -> None:
         self._teacher.close()
         self._publisher.close()
 
@@ -95,7 +102,7 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     os.nice(settings.capture.mirror_nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides the order
     stopping = Stopping(signal.SIGTERM)
-    mirrored = {name: MirroredModel(one) for name, one in models.items()}
+    mirrored = open_models(models)
     channel = ControlChannel(lambda wish: _follow(mirrored, channel, wish), stopping.tell)
     channel.start()
     channel.emit("started")
@@ -106,6 +113,22 @@ def main(models: Mapping[str, ServingSettings]) -> int:
     threads.run()
     channel.emit("stopped")
     return 1 if threads.failed else 0
+
+
+def open_models(models: Mapping[str, ServingSettings]) -> dict[str, MirroredModel]:
+    """Return what mirrors each model, but those whose journal is sealed with a key that isn't configured.
+
+    These wait, whole, for a gateway that is started with the key: their rings fill, and the workers drop and count.
+    """
+    mirrored = {}
+    for name, settings in models.items():
+        try:
+            mirrored[name] = MirroredModel(settings)
+        except KeyMissing as error:
+            structlog.get_logger().error(
+                "a model isn't mirrored until its key is configured", model=name, error=error.message, fix=error.fix
+            )
+    return mirrored
 
 
 def compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publisher) -> Mirror:

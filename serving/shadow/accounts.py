@@ -126,9 +126,8 @@ class Accounts:
         account.position, account.expected = ring.position, ring.expected
         if account.lost and ring.told == account.expected:
             outstanding = account.outstanding(handed_of(ring))
-            if (
-                ring.told == account.expected and outstanding.total() == account.lost
-            ):  # the ring is empty: these are the lost ones
+            # Told twice, since a worker may write between: the ring is empty, and these are the lost ones.
+            if ring.told == account.expected and outstanding.total() == account.lost:
                 account.gaps += outstanding
                 account.lost = 0
 
@@ -160,8 +159,11 @@ class Accounts:
         self.fates[WAITING[spool]] += rows
 
     def release(self, spool: str, rows: Rows) -> None:
-        """Count rows that left a spool; what becomes of them is counted beside."""
-        self.fates[WAITING[spool]].subtract(rows)
+        """Count rows that left a spool; what becomes of them is counted beside. What nobody had counted there was found there."""
+        waiting = self.fates[WAITING[spool]]
+        if found := rows - waiting:
+            self.inherit(spool, found)
+        waiting.subtract(rows)
 
     def inherit(self, spool: str, rows: Rows) -> None:
         """Count rows that were found in a spool when the accounts began."""

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from protos import records_pb2 as records
 from protos.errors import FormatError, UnavailableError
+from registry.at_rest import KeyMissing
 from serving.shadow.accounts import Accounts, Rows
 from serving.shadow.journal import Journal
 from serving.shadow.message import Message, Publisher
@@ -151,7 +152,7 @@ class Placing:
         """Drop and count what has waited too long."""
         for name, spool in self._spools.items():
             with contextlib.suppress(UnavailableError, FormatError):
-                while payloads := spool.peek_too_old():
+                while (payloads := spool.peek_too_old()) is not None:
                     self._drop(name, payloads, "too_old")
 
     def _place(self) -> bool:
@@ -248,11 +249,16 @@ class Placing:
             spool.clear()
 
     def _inherit(self, name: str, spool: Spool) -> None:
-        """Count what lies in a spool that no journal knows."""
+        """Count what lies in a spool that no journal knows; what can't be read now is counted when it leaves."""
         position = spool.position
-        while payloads := spool.peek(LOT_RECORDS, LOT_BYTES):
-            self.accounts.inherit(name, self._rows_of[name](payloads))
-            spool.take()
+        try:
+            while payloads := spool.peek(LOT_RECORDS, LOT_BYTES):
+                self.accounts.inherit(name, self._rows_of[name](payloads))
+                spool.take()
+        except KeyMissing as error:
+            self._log.error(
+                "a spool holds what can't be read, and waits", spool=name, error=error.message, fix=error.fix
+            )
         spool.go_back_to(position)
 
 

@@ -6,6 +6,7 @@ what lies behind was never promised, so an append or a take that a kill cut in t
 commit, `clear`. A damaged record costs the rest of its segment. One thread.
 """
 
+import contextlib
 import os
 import pathlib
 import struct
@@ -141,30 +142,30 @@ class Spool:
             self._skip_segment()
         return []
 
-    def peek_too_old(self) -> list[bytes]:
-        """Return records of the oldest segment that are past their age, without taking them."""
+    def peek_too_old(self) -> list[bytes] | None:
+        """Return records of the oldest segment that are past their age, without taking them; None where none is.
+
+        Their time isn't sealed, so one whose key is missing grows old like the others; it is left out here, and taken with them.
+        """
         oldest_ns = (self._clock() - self._retention_s) * 1e9
         while not self.is_empty:
-            kept = self._scan(1)
+            kept = self._scan(1, opens=False)
             if not kept:
                 self._skip_segment()
                 continue
             if kept[0].time_ns >= oldest_ns:
-                return []
-            old = [one for one in self._scan(2**31) if one.time_ns < oldest_ns]
+                return None
+            old = [one for one in self._scan(2**31, opens=False) if one.time_ns < oldest_ns]
             self._peeked = (self.position.first, old[-1].end)
-            return [one.payload for one in old]
-        return []
+            return self._readable(old)
+        return None
 
     def peek_segment(self) -> list[bytes]:
         """Return what is left in the oldest segment and can be read, without taking it; `take` then takes all of it."""
         if self.is_empty:
             return []
         self._peeked = (self.position.first + 1, 0)
-        try:
-            return [one.payload for one in self._scan(2**31)]
-        except KeyMissing:
-            return []
+        return self._readable(self._scan(2**31, opens=False))
 
     def take(self) -> None:
         """Take what was peeked last. The files stay until `clear`."""
@@ -193,7 +194,7 @@ class Spool:
             return Position()
         first, last = min(self._sizes), max(self._sizes)
         self.position = Position(last, 0, last, self._sizes[last])
-        kept = self._scan(2**31)
+        kept = self._scan(2**31, opens=False)
         return Position(first, 0, last, kept[-1].end if kept else 0)
 
     def _committed(self, position: Position) -> Position:
@@ -215,8 +216,16 @@ class Spool:
         last, end = (self.position.last, self.position.end) if first <= self.position.last else (first, 0)
         self.position, self._peeked = Position(first, offset, last, end), (first, offset)
 
-    def _scan(self, max_records: int, max_bytes: int = 2**62) -> list[Kept]:
-        """Return records from the position on, of one segment; none where it is damaged there or gone."""
+    def _readable(self, kept: list[Kept]) -> list[bytes]:
+        """Return what can be opened of records that are still sealed."""
+        payloads = []
+        for one in kept:
+            with contextlib.suppress(FormatError):
+                payloads.append(self._at_rest.open(one.payload, CONTEXT))
+        return payloads
+
+    def _scan(self, max_records: int, max_bytes: int = 2**62, *, opens: bool = True) -> list[Kept]:
+        """Return records from the position on, of one segment, as they lie there or opened; none where it is damaged there or gone."""
         position, records = self.position, list[Kept]()
         end = position.end if position.first == position.last else self._sizes.get(position.first, 0)
         place = position.offset
@@ -232,7 +241,8 @@ class Spool:
                         break
                     place += _RECORD.size + length
                     max_bytes -= length
-                    records.append(Kept(time_ns, self._at_rest.open(sealed, CONTEXT), place))
+                    payload = self._at_rest.open(sealed, CONTEXT) if opens else sealed
+                    records.append(Kept(time_ns, payload, place))
         except FileNotFoundError:
             self._log.error("a segment is gone", segment=position.first)
         except KeyMissing:

@@ -255,8 +255,9 @@ class Shadow:
         self.journal: FusedJournal | None = None
         self.restart()
 
-    def restart(self, **budget: float) -> None:
-        """Start a mirror on what the last one left, with the default budget or this one. Time stands still for the budget."""
+    def restart(self, *, at_rest: AtRest | None = None, **budget: float) -> None:
+        """Start a mirror on what the last one left, with the default budget or this one, and other keys if any. Time stands still for the budget."""
+        self._at_rest = at_rest or self._at_rest
         if self.journal is not None:
             self.journal.close()
         self.fuse.left = 0

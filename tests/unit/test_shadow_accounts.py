@@ -205,6 +205,28 @@ def test_with_a_key_no_input_lies_readable_in_spool_or_journal(tmp_path: pathlib
     assert sorted(ids_of(shadow)) == sorted(handed)
 
 
+def test_a_spool_without_its_journal_and_its_key_waits_and_is_counted_in_the_end(tmp_path: pathlib.Path) -> None:
+    from registry.at_rest import AtRest
+
+    shadow = Shadow(tmp_path, at_rest=AtRest(KEY))
+    shadow.teacher.away = True
+    handed = shadow.hand_over(uniform(5))
+    shadow.settle()
+    for path in tmp_path.glob("journal-*"):
+        path.unlink()
+    shadow.restart(at_rest=AtRest(bytes(32)))
+    shadow.teacher.away = False
+    later = shadow.hand_over(uniform(2))
+    shadow.settle()
+    assert sorted(ids_of(shadow)) == sorted(later)
+
+    shadow.restart(at_rest=AtRest(bytes(32), KEY))
+    shadow.settle()
+
+    assert sorted(ids_of(shadow)) == sorted(handed + later)
+    assert (rows(shadow, "sampled"), rows(shadow, "published"), rows(shadow, "spooled")) == (7, 7, 0)
+
+
 def test_a_frame_that_never_came_is_a_gap_in_its_stratum(shadow: Shadow, tmp_path: pathlib.Path) -> None:
     shadow.hand_over([make_sample(0)])
     written = (tmp_path / "ring").read_bytes()[WRITTEN : WRITTEN + 8]

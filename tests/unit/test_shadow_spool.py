@@ -209,7 +209,7 @@ def test_records_past_their_age_are_told_and_the_others_are_not(tmp_path: pathli
     assert keeper.spool.peek_too_old() == [b"old 1", b"old 2"]
     keeper.spool.take()
 
-    assert keeper.spool.peek_too_old() == []
+    assert keeper.spool.peek_too_old() is None
     assert keeper.take_all() == [b"fresh"]
 
 
@@ -288,6 +288,22 @@ def test_records_whose_key_is_missing_wait_for_it(tmp_path: pathlib.Path) -> Non
 
     keeper.keys = (KEY, OLD)
     assert keeper.restart().peek(1) == [b"secret"]
+
+
+def test_records_whose_key_is_missing_grow_old_like_the_others(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper(tmp_path, keys=(OLD,))
+    keeper.spool.append([b"secret"])
+    keeper.commit()
+    keeper.keys = (KEY,)
+    spool = keeper.restart()
+    spool.append([b"readable"])
+    assert spool.peek_too_old() is None
+
+    keeper.now += keeper.retention_s + 1
+
+    assert spool.peek_too_old() == [b"readable"]
+    spool.take()
+    assert spool.is_empty
 
 
 def test_plain_records_stay_readable_when_a_key_comes(tmp_path: pathlib.Path) -> None:
