@@ -53,7 +53,8 @@ class Connection(Generic[Connected]):
     def give_up(self) -> None:
         """Let go of the connection, which no longer works, and begin to make another."""
         with self._changed:
-            self._given_up, self._connected = self._connected, None
+            if self._connected is not None:  # else one was given up before, and may still have to be put away
+                self._given_up, self._connected = self._connected, None
             self._begin()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import structlog
 
 from protos.errors import FormatError, UnavailableError
 from registry.at_rest import AtRest
+from registry.store import sync_folder
 from serving.shadow.message import Message
 
 MAGIC = b"EVJRNL01"
@@ -49,6 +50,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._files = [_open(folder / f"journal-{place}") for place in (0, 1)]
+            sync_folder(folder)
             found = [one for file in self._files if (one := _read(file)) is not None]
         except OSError as error:
             raise self._unavailable(error) from None

@@ -19,6 +19,7 @@ import structlog
 
 from protos.errors import FormatError, UnavailableError
 from registry.at_rest import AtRest, KeyMissing
+from registry.store import sync_folder
 
 #: The bound is kept by removing whole segments; this many make up the bound.
 SEGMENTS = 16
@@ -119,6 +120,8 @@ class Spool:
                 except OSError:
                     file.truncate(end)
                     raise
+            if number not in self._sizes:
+                sync_folder(self._folder)
         except OSError as error:
             raise self._unavailable(error) from None
         self._sizes[number] = end + len(data)

@@ -13,6 +13,7 @@ from protos.errors import UnavailableError
 from registry.at_rest import AtRest, KeyMissing
 from serving.shadow.journal import Journal
 from serving.shadow.message import Message
+from serving.shadow.spool import Spool
 
 MESSAGES = [Message("pairs", 1, b"a\nb\0", 2, (("served", 2),)), Message("labels", 0, b"", 1, (("labels", 1),))]
 KEY, OLD = bytes(range(32)), bytes(32)
@@ -92,3 +93,18 @@ def test_a_folder_that_can_not_be_used_is_said_in_a_sentence(tmp_path: pathlib.P
 
     with pytest.raises(UnavailableError, match="can't be used"):
         Journal(tmp_path / "file" / "m")
+
+
+def test_the_names_of_new_files_outlast_a_power_cut(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = set[int]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+
+    Journal(tmp_path / "m")
+    spool_folder = tmp_path / "m/spool"
+    spool = Spool(spool_folder, max_bytes=2**20, retention_s=60)
+    spool.append([b"a"])
+
+    assert {(tmp_path / "m").stat().st_ino, spool_folder.stat().st_ino} <= synced
+    synced.clear()
+    spool.append([b"b"])
+    assert spool_folder.stat().st_ino not in synced
