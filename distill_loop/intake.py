@@ -142,6 +142,8 @@ class Intake:
 
     def _open(self, message: Message) -> Opened | None:
         """Take a message in; one that holds pairs is returned, opened. Raises RecordError or DecodeError where all of it is dead."""
+        if message.unreadable:
+            raise RecordError(message.unreadable, "undecodable_batch")
         schema, model = message.headers.get(SCHEMA_HEADER), message.headers.get(MODEL_HEADER)
         if schema != str(SCHEMA_VERSION):
             raise RecordError(f"schema version {schema} is not known here, only {SCHEMA_VERSION}", "wrong_schema")
@@ -271,7 +273,10 @@ class Intake:
 
 
 def _num_records(message: Message) -> int:
-    """Return how many records a message says that it holds, as far as that can be; one where it doesn't say."""
+    """Return how many records a message says that it holds, as far as that can be; one where it doesn't say, and one for each offset of a batch
+    that can't be read."""
+    if message.unreadable:
+        return message.num_offsets
     said = message.headers.get(RECORDS_HEADER, "")
     most = min(LOT_RECORDS, len(message.value))
     return max(1, min(int(said), most)) if said.isascii() and said.isdecimal() and len(said) < 10 else 1

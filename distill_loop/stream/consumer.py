@@ -10,7 +10,10 @@ Position = tuple[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One message: `kind` is the topic's last part, `time_unix_ns` when the stream took it."""
+    """One message: `kind` is the topic's last part, `time_unix_ns` when the stream took it.
+
+    Where `unreadable` says why, it stands for `num_offsets` messages from `offset` on that a batch holds and nobody here can read.
+    """
 
     kind: str
     partition: int
@@ -18,6 +21,13 @@ class Message:
     headers: dict[str, str]
     value: bytes
     time_unix_ns: int = 0
+    num_offsets: int = 1
+    unreadable: str = ""
+
+    @property
+    def end(self) -> int:
+        """The offset after it."""
+        return self.offset + self.num_offsets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def replay(settings: StreamSection, model: str, letters: Sequence[Letter]) -> in
     outgoing = []
     for letter in letters:
         source = letter.source
-        if letter.cut_from is None:
+        if letter.whole:
             headers = {**source.headers, REPLAY_HEADER: "1"}
             outgoing.append(Outgoing(source.kind, source.partition, headers, source.value))
     writer = open_writer(settings, model)
@@ -128,7 +128,7 @@ def _replay(parsed: argparse.Namespace, settings: StreamSection, models: Sequenc
             letters = _find(letters, parsed.numbers, model)
         elif parsed.reason is not None:
             letters = [one for one in letters if one.reason == parsed.reason]
-        cut[model] = sum(one.cut_from is not None for one in letters)
+        cut[model] = sum(not one.whole for one in letters)
         sent[model] = replay(settings, model, letters)
     if parsed.json:
         print(json.dumps({"replayed": sent, "not_whole": cut}))
@@ -174,7 +174,7 @@ def _body(letter: Letter) -> dict[str, Any]:
         "reason": letter.reason,
         "detail": letter.detail,
         "num_bytes": letter.cut_from or len(letter.source.value),
-        "whole": letter.cut_from is None,
+        "whole": letter.whole,
     }
 
 

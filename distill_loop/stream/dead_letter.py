@@ -50,6 +50,11 @@ class Letter:
     cut_from: int | None
 
     @property
+    def whole(self) -> bool:
+        """Whether it is as it was, so that it can be sent again."""
+        return self.cut_from is None
+
+    @property
     def identity(self) -> tuple[str, ...]:
         """What two copies of one letter have in common."""
         return _identity(self.source.kind, self.source.partition, self.source.offset, self.digest)
@@ -86,6 +91,8 @@ class DeadLetters:
             **{ORIGINAL + name: value for name, value in message.headers.items() if isinstance(value, str)},
         }
         value = message.value
+        if message.unreadable:
+            headers[CUT_FROM] = "0"  # nothing of it can be kept
         if len(value) > self._max_bytes:
             headers[CUT_FROM] = str(len(value))
             value = value[: self._max_bytes]

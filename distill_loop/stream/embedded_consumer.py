@@ -74,7 +74,7 @@ class EmbeddedConsumer:
         position = (message.kind, message.partition)
         if message.offset > self._positions[position]:
             self._gaps.append(Gap(*position, self._positions[position], message.offset))
-        self._positions[position] = message.offset + 1
+        self._positions[position] = message.end
 
     def take_gaps(self) -> list[Gap]:
         """Return the gaps that were found since the last call, oldest first."""

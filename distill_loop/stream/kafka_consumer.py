@@ -2,7 +2,8 @@
 
 Decides how much is read ahead (bounded in messages and bytes: while there is enough, no broker is asked, docs/decisions/0009), and
 what an offset means that the broker doesn't have. Below its log, retention took messages: a gap. Above it, the topic is another one
-than before: it is read from its start. A jump inside the log (a transaction's marker) is no gap: no message was there.
+than before: it is read from its start. A jump inside the log (a transaction's marker) is no gap: no message was there. A batch that can't be read
+(damaged, or in a codec that isn't here) becomes one message that says so, and is passed over: only silence means that a broker is away.
 
 The broker is away when it answers neither with messages nor to a question about its offsets: then the client is put away and made
 anew in a thread of its own, and every call raises at once. One thread.
@@ -18,6 +19,7 @@ import kafka.errors
 import structlog
 
 from distill_loop.stream.consumer import Gap, Message, Position
+from distill_loop.stream.kafka_batches import Unreadable, tell_unreadable
 from protos.errors import EverstillError, UnavailableError
 from protos.topics import topic
 from registry.connecting import Connection
@@ -114,7 +116,7 @@ class KafkaConsumer:
         waiting = self._waiting[position]
         while waiting and waiting[0].offset <= message.offset:
             self._num_bytes -= len(waiting.popleft().value)
-        self._positions[position] = message.offset + 1
+        self._positions[position] = message.end
         self._note_gaps(position)
 
     def take_gaps(self) -> list[Gap]:
@@ -150,6 +152,9 @@ class KafkaConsumer:
             except kafka.errors.OffsetOutOfRangeError:
                 self._find_again(client)
                 continue
+            except Unreadable as unreadable:
+                self._pass_over(client, unreadable)
+                continue
             except kafka.errors.KafkaError as error:
                 raise self._lost(error) from None
             if not found:
@@ -184,6 +189,19 @@ class KafkaConsumer:
             self._waiting[position].append(Message(kind, partition, record.offset, headers, value, time_ns))
             self._num_bytes += len(value)
 
+    def _pass_over(self, client: Any, unreadable: Unreadable) -> None:
+        """Let a message stand for a batch that can't be read, and read on behind it."""
+        position = self._of_place[unreadable.place]
+        first = max(unreadable.first, self._next(position))
+        end = max(unreadable.end, first + 1)
+        if highwater := client.highwater(unreadable.place):  # a damaged batch may say anything
+            end = min(end, max(highwater, first + 1))
+        why = f"offsets {first} to {end - 1} can't be read: {unreadable.reason}"
+        time_ns = max(0, unreadable.time_unix_ms) * 1_000_000
+        self._waiting[position].append(Message(*position, first, {}, b"", time_ns, end - first, why))
+        client.seek(unreadable.place, end)
+        self._answered_at = time.monotonic()
+
     def _find_again(self, client: Any) -> None:
         """Go to the start of each log that doesn't reach back, or up, to our position."""
         begins, ends = self._ask("beginning_offsets"), self._ask("end_offsets")
@@ -215,7 +233,7 @@ class KafkaConsumer:
     def _next(self, position: Position) -> int:
         """Return the offset that is read next."""
         waiting, coming = self._waiting[position], self._coming[position]
-        return max(self._positions[position], waiting[-1].offset + 1 if waiting else 0, coming[-1].end if coming else 0)
+        return max(self._positions[position], waiting[-1].end if waiting else 0, coming[-1].end if coming else 0)
 
     def _forget(self, position: Position) -> None:
         self._num_bytes -= sum(len(message.value) for message in self._waiting[position])
@@ -283,7 +301,7 @@ def connect(settings: KafkaSection, client_id: str) -> Any:
     """
     with Attempt(settings, kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"]) as attempt:
         try:
-            return kafka.KafkaConsumer(
+            client = kafka.KafkaConsumer(
                 **options(settings),
                 kafka_client=attempt,
                 client_id=client_id,
@@ -298,6 +316,8 @@ def connect(settings: KafkaSection, client_id: str) -> Any:
             )
         except (kafka.errors.KafkaError, OSError):
             raise attempt.failed() from None
+    tell_unreadable(client)
+    return client
 
 
 def _first(waiting: collections.deque[Message], count: int) -> list[Message]:

@@ -32,6 +32,8 @@ SETTINGS = {
     "min.insync.replicas": "stream.kafka.min_insync",
     "max.message.bytes": "stream.kafka.max_message_bytes",
 }
+#: How brokers may compress a topic anew: what the loop can read.
+READABLE = ("producer", "uncompressed", "gzip", "lz4")
 #: What Kafka wants for what we do to a topic.
 RIGHTS = {"looked at": "Describe", "made": "Create", "deleted": "Delete"}
 State = Literal["ok", "missing", "differs"]
@@ -85,6 +87,7 @@ def wanted_topics(settings: StreamSection, models: Sequence[str]) -> list[Wanted
         "retention.bytes": str(settings.retention_bytes),
         "min.insync.replicas": str(kafka_settings.min_insync),
         "max.message.bytes": str(largest),
+        "compression.type": "producer",
     }
     segment = min(MOST_SEGMENT_BYTES, max(settings.retention_bytes // SEGMENTS, largest, LEAST_SEGMENT_BYTES))
     others = {"segment.bytes": str(segment), "segment.ms": str(max(1, retention_ms // SEGMENTS))}
@@ -242,5 +245,6 @@ def _differences(wanted: Wanted, partitions: list[dict[str, Any]], values: dict[
         yield Difference("replicas", str(wanted.replication), str(replicas), "stream.kafka.replication")
     for key, value in wanted.compared.items():
         found = values.get(key, value)
-        if found != value and not (key == "max.message.bytes" and int(found) > int(value)):
+        larger = key == "max.message.bytes" and int(found) > int(value)
+        if found != value and not larger and not (key == "compression.type" and found in READABLE):
             yield Difference(key, value, found, SETTINGS.get(key, ""))

@@ -1,0 +1,58 @@
+"""Batches that kafka-python can't read: damaged, in a codec that isn't installed, or with a header's name that is no UTF-8.
+
+Decides nothing of what becomes of them: `Unreadable` only says which partition and offsets it is about, which kafka-python's own errors don't. Called by
+`kafka_consumer`, in its thread.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import kafka
+import kafka.errors
+from kafka.consumer.fetcher import Fetcher
+
+
+class Unreadable(kafka.errors.KafkaError):  # type: ignore[misc]
+    """A batch can't be read: the messages from `first` up to the one before `end` are lost to us."""
+
+    def __init__(self, place: kafka.TopicPartition, first: int, end: int, time_unix_ms: int, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
+        self.first = first
+        self.end = end
+        self.time_unix_ms = time_unix_ms
+        self.reason = reason
+
+
+def tell_unreadable(client: Any) -> None:
+    """Make a consumer of kafka-python raise `Unreadable` where it can't read a batch."""
+    client._fetcher.PartitionRecords = _Records
+
+
+class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """What one answer brought of one partition."""
+
+    def _unpack_records(self, tp: kafka.TopicPartition, records: Any, *others: Any) -> Iterator[Any]:
+        batches = _Batches(records)
+        try:
+            yield from super()._unpack_records(tp, batches, *others)
+        except Exception as error:  # a supervision point: bytes of others meet codecs that raise what they like
+            first = max(self.fetch_offset, self.next_fetch_offset)
+            reason = f"{type(error).__name__}: {error}"
+            raise Unreadable(tp, first, batches.end, batches.time_unix_ms, reason) from error
+
+
+class _Batches:
+    """The batches of an answer, one after the other; knows the last one."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self.end = 0
+        self.time_unix_ms = 0
+
+    def next_batch(self) -> Any:
+        """Return the next one, None where there is none."""
+        batch = self._records.next_batch()
+        if batch is not None:
+            self.end, self.time_unix_ms = batch.next_offset, batch.max_timestamp
+        return batch
