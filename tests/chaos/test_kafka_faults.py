@@ -23,15 +23,20 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
+    """What is built: spools on a small disk where one can be mounted, else without it."""
     need_kafka()
-    folder = tmp_path_factory.mktemp("chaos")
+    plan = PLAN
     with contextlib.ExitStack() as stack:
-        try:
-            plan = stack.enter_context(small_disk(folder / "disk", PLAN, SPOOL_BYTES))
-        except (OSError, PermissionError) as error:
-            pytest.skip(f"only on a machine where a small disk can be mounted: {error}")
-        yield stack.enter_context(rig(folder / "rig", plan))
+        with contextlib.suppress(OSError):
+            plan = stack.enter_context(small_disk(tmp_path_factory.mktemp("chaos") / "disk", PLAN, SPOOL_BYTES))
+        yield plan
+
+
+@pytest.fixture(scope="module")
+def running(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with rig(tmp_path_factory.mktemp("rig") / "rig", plan) as running:
+        yield running
 
 
 def assert_nothing_happened(running: Rig) -> None:
@@ -50,13 +55,21 @@ def assert_nothing_happened(running: Rig) -> None:
         pytest.param(lambda it: faults.inject_duplicates(it, most_messages=100), id="messages come twice"),
         pytest.param(lambda it: faults.cut_network(it, seconds=1.0), id="the network is cut"),
         pytest.param(lambda it: faults.silence_broker(it, seconds=3.0), id="the broker falls silent"),
-        pytest.param(
-            lambda it: faults.fill_the_disk(it, full_s=0.5), id="the broker dies and the disk of the spool is full"
-        ),
     ],
 )
 def test_callers_and_books_do_not_notice_that(running: Rig, fault: Callable[[Rig], object]) -> None:
     fault(running)
+
+    assert_nothing_happened(running)
+
+
+def test_callers_and_books_do_not_notice_that_the_broker_dies_and_the_disk_of_the_spool_is_full(
+    plan: Plan, running: Rig
+) -> None:
+    if plan is PLAN:
+        pytest.skip("only where a small disk can be mounted: that needs root and Linux; in CI a skip fails")
+
+    faults.fill_the_disk(running, full_s=0.5)
 
     assert_nothing_happened(running)
 
