@@ -56,7 +56,9 @@ class EmbeddedConsumer:
             self._begin_again_where_replaced(ends)
             for (kind, partition), offset in self._positions.items():
                 rows = connection.execute(
-                    "SELECT offset, headers, value, time_unix_ns FROM message WHERE topic = ? AND partition = ? AND offset >= ?"
+                    # A text that is no UTF-8 would raise; as bytes it is a message like others.
+                    "SELECT offset, CAST(headers AS BLOB), CAST(value AS BLOB), time_unix_ns FROM message"
+                    " WHERE topic = ? AND partition = ? AND offset >= ?"
                     " ORDER BY offset LIMIT ?",
                     (self._names[kind], partition, offset, max_messages),
                 ).fetchall()
@@ -133,7 +135,7 @@ class EmbeddedConsumer:
             ) from None
 
 
-def _headers_of(text: str) -> dict[str, str]:
+def _headers_of(text: bytes) -> dict[str, str]:
     """Return a message's headers; none where they can't be read, so that the message is refused for the want of its schema."""
     try:
         headers = json.loads(text)

@@ -138,6 +138,21 @@ def test_any_bytes_travel(stream: EitherStream, value: bytes) -> None:
     assert [one.value for one in read(stream.consumer(), 2)] == [value, b"after"]
 
 
+def test_what_others_may_have_written_comes_without_our_schema_and_holds_up_nothing(stream: EitherStream) -> None:
+    for headers in ([], [(SCHEMA_HEADER, b"")], [(SCHEMA_HEADER, b"\xff")], [("\u00e9" * 100, b"1")]):
+        stream.publish_rudely(b"theirs", headers)
+    stream.publish_rudely(None, [])
+    stream.publish(b"after")
+    consumer = stream.consumer()
+
+    *poison, after = read(consumer, 6)
+
+    assert [one.value for one in poison] == [*[b"theirs"] * 4, b""]
+    assert not any(one.headers.get(SCHEMA_HEADER) == "1" for one in poison)
+    assert (after.value, after.headers[SCHEMA_HEADER]) == (b"after", "1")
+    assert (consumer.lag(), consumer.take_gaps()) == (0, [])
+
+
 def test_concurrent_producers_lose_nothing_and_each_keeps_its_order(stream: EitherStream) -> None:
     def write(name: int) -> None:
         with contextlib.closing(stream.publisher()) as publisher:

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import kafka
 
@@ -49,6 +50,25 @@ class EitherStream:
         """Publish values in one go, from a publisher of their own."""
         with contextlib.closing(open_publisher(self.settings, MODEL)) as publisher:
             publisher.publish([Outgoing(kind, partition, value) for value in values])
+
+    def publish_rudely(self, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
+        """Publish what no publisher of ours would, to partition 0 of the pairs; a file has an empty text for no value."""
+        name = topic(MODEL, PAIRS, self.settings.prefix)
+        if self.is_kafka:
+            with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=self.settings.kafka.bootstrap)) as producer:
+                producer.send(name, value, b"key", headers=list(headers), partition=0)
+                producer.flush()
+            return
+        told = b", ".join(b'"%s": "%s"' % (key.encode(), text) for key, text in headers)
+        with contextlib.closing(connect(self.settings.path)) as connection:
+            (offset,) = connection.execute(
+                "INSERT INTO next_offset VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET offset = offset + 1 RETURNING offset - 1",
+                (name,),
+            ).fetchone()
+            connection.execute(
+                "INSERT INTO message VALUES (?, 0, ?, ?, CAST(? AS TEXT), ?)",
+                (name, offset, time.time_ns(), b"{%s}" % told, "" if value is None else value),
+            )
 
     def forget_before(self, offset: int, *, kind: str = PAIRS, partition: int = 0) -> None:
         """Remove the oldest messages, as retention does."""
