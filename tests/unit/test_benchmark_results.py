@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, stream
 from benchmarks.harness import Check, Options, Result
 from benchmarks.load import RECORD, Records, latencies_ms
 from benchmarks.versions import went_back, wrong_answers
@@ -105,3 +105,18 @@ def test_an_older_version_on_another_channel_or_asked_for_before_did_not_go_back
     assert went_back(series((0, 0.0, 1.0, "b"), (1, 2.0, 3.0, "a")), ORDER) == 0
     assert went_back(series((0, 0.0, 1.0, "b"), (0, 0.5, 3.0, "a")), ORDER) == 0
     assert went_back(series((0, 0.0, 1.0, "a"), (0, 2.0, 3.0, "b")), ORDER) == 0
+
+
+def test_the_streams_ratios_tell_like_from_unlike() -> None:
+    pace = {stream.KAFKA: 600.0, stream.KAFKA_PLAIN: 300.0, stream.BARE: 100.0, stream.BARE_FAST: 200.0}
+    rounds = {way: [{"pairs_per_s": per_s}] for way, per_s in {**pace, stream.BARE_TUNED: 400.0}.items()}
+
+    figures, (check,) = stream.judged(rounds, 1000)
+
+    assert {name: figures[name]["median"] for name in stream.RATIOS} == {
+        "ratio_to_bare": 6.0,
+        "ratio_both_with_crc32c": 3.0,
+        "ratio_both_without_crc32c": 3.0,
+        "ratio_to_bare_with_crc32c_tuned": 1.5,
+    }
+    assert (check.name, check.holds) == ("ratio_to_bare", True)
