@@ -20,13 +20,13 @@ from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
-from distill_loop.stream.dedupe import ID_BYTES, Dedupe
+from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.reports import Reports
 from distill_loop.telemetry import DEAD, GAPS, PAIRS, STEPS
 from protos import records_pb2 as records
 from protos import topics
 from protos.errors import RecordError
-from protos.records import MODEL_HEADER, RECORDS_HEADER, REPLAY_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
+from protos.records import ID_BYTES, MODEL_HEADER, RECORDS_HEADER, REPLAY_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
 from registry.sections import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.

@@ -1,58 +1,12 @@
 """Columns of a batch: the tensors of its pairs side by side, one tensor for each input and each answer, row i of pair i.
 
-Decides how pairs that look alike give their tensors to the batch and get them back; a batch of the old form, whose pairs have their own, stays
-readable for ever. The mirror packs; the loop reads columns as they are, and takes a pair out only to write it alone. Knows no model. Pure, any
-thread.
+Decides how a pair gets its tensors back from the columns; a batch of the old form, whose pairs have their own, stays readable for ever. The mirror
+fills them (`serving.shadow.pairs`); the loop reads columns as they are, and takes a pair out only to write it alone. Knows no model. Pure, any thread.
 """
-
-from collections.abc import Sequence
 
 from protos import records_pb2
 from protos.errors import TensorError
 from protos.tensors import Array, decode, quoted, to_record
-
-#: Names, datatypes and sizes of a pair's tensors: pairs of one form can share columns.
-Form = tuple[tuple[str, ...], ...]
-
-
-def form_of(pair: records_pb2.LogitPair) -> Form | None:
-    """Return what pairs must have in common to share columns; None for one whose tensors aren't one row each."""
-    tensors = [*pair.inputs, pair.teacher.output]
-    if pair.HasField("student"):
-        tensors.append(pair.student.logits)
-    form = []
-    for tensor in tensors:
-        shape = tuple(tensor.shape)
-        if not shape or shape[0] != 1:
-            return None
-        form.append((tensor.name, tensor.datatype, *map(str, shape[1:])))
-    return (("student",) if pair.HasField("student") else (), *form)
-
-
-def pack(pairs: Sequence[records_pb2.LogitPair]) -> records_pb2.PairBatch:
-    """Return pairs of one form as a batch with columns. They are taken over: they lose their tensors."""
-    batch = records_pb2.PairBatch()
-    if not pairs:
-        return batch
-    first, num = pairs[0], len(pairs)
-    columns = batch.columns
-    for place, tensor in enumerate(first.inputs):
-        columns.inputs.append(_joined(tensor, num, b"".join([pair.inputs[place].raw for pair in pairs])))
-    columns.teacher_output.CopyFrom(
-        _joined(first.teacher.output, num, b"".join([pair.teacher.output.raw for pair in pairs]))
-    )
-    has_student = first.HasField("student")
-    if has_student:
-        columns.student_logits.CopyFrom(
-            _joined(first.student.logits, num, b"".join([pair.student.logits.raw for pair in pairs]))
-        )
-    for pair in pairs:
-        pair.ClearField("inputs")
-        pair.teacher.ClearField("output")
-        if has_student:
-            pair.student.ClearField("logits")
-    batch.pairs.extend(pairs)
-    return batch
 
 
 def rows_of(tensor: records_pb2.Tensor, num_pairs: int) -> Array:
@@ -90,10 +44,6 @@ def alone(batch: records_pb2.PairBatch, place: int) -> records_pb2.LogitPair:
 def unpack(batch: records_pb2.PairBatch) -> list[records_pb2.LogitPair]:
     """Return every pair of a batch with tensors of its own; raises as `alone`."""
     return [alone(batch, place) for place in range(len(batch.pairs))]
-
-
-def _joined(tensor: records_pb2.Tensor, num: int, raw: bytes) -> records_pb2.Tensor:
-    return records_pb2.Tensor(name=tensor.name, datatype=tensor.datatype, shape=[num, *tensor.shape[1:]], raw=raw)
 
 
 def _row(tensor: records_pb2.Tensor, num: int, place: int) -> records_pb2.Tensor:

@@ -17,10 +17,10 @@ from distill_loop.learner.pair import KINDS, TrainingPair, probabilities, probab
 from protos import columns
 from protos import records_pb2 as records
 from protos.errors import RecordError, TensorError
+from protos.records import ID_BYTES
 from protos.tensors import BYTES, NUMPY_TYPES, Array, from_record
 from registry.sections import ModelSection, TensorSpec
 
-ID_BYTES = 16
 Record = TypeVar("Record")
 Value = TypeVar("Value")
 

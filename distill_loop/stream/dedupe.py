@@ -3,10 +3,11 @@
 import collections
 from typing import Any, Literal
 
+from protos.records import ID_BYTES
+
 Fate = Literal["learned", "held_out", "dead", "refused"]
 #: A fate's place is its number in a checkpoint.
 FATES: tuple[Fate, ...] = ("learned", "held_out", "dead", "refused")
-ID_BYTES = 16
 
 
 class Dedupe:

@@ -7,13 +7,13 @@ import time
 import numpy as np
 
 from protos import records_pb2 as records
-from protos.columns import pack
 from protos.records import ARM_UNIFORM, input_key, mint_record_id
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS, partition_of
 from registry.sections import KafkaSection, StreamSection
 from serving.shadow.message import Message
 from serving.shadow.publishers import open_publisher
+from tests.support.packing import pack
 
 NUM_CLASSES = 8
 WINDOW = 128

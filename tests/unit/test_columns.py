@@ -1,4 +1,4 @@
-"""Columns of a batch: pairs give their tensors to it and get them back, bit for bit, and hostile columns are found."""
+"""Columns of a batch: pairs get their tensors back from it, bit for bit, and hostile columns are found."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from distill_loop.learner.reading import PairReader
 from protos import records_pb2 as records
-from protos.columns import form_of, pack, unpack
+from protos.columns import unpack
 from protos.errors import RecordError
 from protos.tensors import strings, to_record
 from registry.sections import ModelSection, TensorSpec
+from tests.support.packing import pack
 
 MODEL = ModelSection(
     num_classes=3,
@@ -71,17 +72,6 @@ def test_both_forms_teach_the_same() -> None:
         assert left.num_bytes == right.num_bytes
         assert all((left.inputs[name] == right.inputs[name]).all() for name in ("text", "numbers"))
         assert right.inputs["numbers"].base is None  # it doesn't keep the whole message in memory
-
-
-def test_pairs_that_differ_have_other_forms() -> None:
-    wide = make_pair(1)
-    wide.inputs[1].CopyFrom(to_record("numbers", np.zeros((1, 3), np.float32)))
-    two_rows = make_pair(1)
-    two_rows.inputs[1].CopyFrom(to_record("numbers", np.zeros((2, 2), np.float32)))
-
-    assert form_of(make_pair(1)) == form_of(make_pair(2, text="longer"))
-    assert len({form_of(one) for one in (make_pair(1), wide, make_pair(1, student=False))}) == 3
-    assert form_of(two_rows) is None
 
 
 HOSTILE: dict[str, tuple[Callable[[records.PairBatch], object], str]] = {

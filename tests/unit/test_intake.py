@@ -15,9 +15,9 @@ from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import CLOCK_MESSAGES, MAX_STEPS_DUE
 from distill_loop.stream import dedupe as window
-from distill_loop.stream.dedupe import ID_BYTES, Dedupe
+from distill_loop.stream.dedupe import Dedupe
 from protos import records_pb2 as records
-from protos.records import ARM_UNIFORM
+from protos.records import ARM_UNIFORM, ID_BYTES
 from protos.tensors import to_record
 from protos.topics import PAIRS, TRIALS
 from tests.support.intakes import IntakeUnderTest
