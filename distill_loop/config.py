@@ -181,7 +181,7 @@ class LoopSection(Section):
     label_records: int = Field(
         200_000,
         description="Newest sampled rows that are remembered for a label to come, and newest labels that wait for their row; "
-        "about 0.2 KB of memory each.",
+        "about 0.2 KB of memory each. At 200 sampled rows a second the default covers about 17 minutes: where labels come later, raise it.",
         ge=1,
     )
     status_interval_s: float = Field(1.0, description="Time between two status objects, in seconds.", gt=0)

@@ -186,7 +186,10 @@ class Mirror:
             self._accounts.miss("refused", [row.stratum for row in refused])
         # Those without an answer queue up again, so that one shape that is always too slow doesn't hold up the others.
         placed = self._placing.place(self._pair_messages(answered), unanswered)
-        return len(pairs) - len(unanswered) if placed or not (self._placing.holds_messages or unanswered) else 0
+        if not placed and (self._placing.holds_messages or unanswered):
+            return 0
+        # All of these are placed: where something still waits, it is of an earlier step, and their leaving makes room for it.
+        return len(pairs) - len(unanswered)
 
     def _report(self, *, now: bool = False) -> None:
         """Publish capture reports when they are due, and let go of what has waited too long."""

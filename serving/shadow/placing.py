@@ -166,9 +166,8 @@ class Placing:
             if self._messages:
                 self._append(STREAM, [message.to_spool() for message in self._messages])
                 self._messages = []
-            # Last: on a full disk what the teacher did answer goes on all the same, and what was taken makes room.
-            if self._pairs:
-                self._spools[TEACHER].clear()
+            if self._pairs:  # last: on a full disk what the teacher did answer goes on all the same
+                self._spools[TEACHER].clear()  # what was taken makes room
                 self._append(TEACHER, self._pairs)
                 self._pairs = []
             self._commit()
