@@ -153,6 +153,7 @@ class Intake:
             raise RecordError(f"the message has {len(message.value)} bytes", "oversized", fix="See max_message_bytes")
         if message.kind == topics.PAIRS:
             opened = self._reader.open(records.PairBatch.FromString(message.value))
+            self._progress.taken += len(opened.pairs)
             self._progress.replayed += len(opened.pairs) if REPLAY_HEADER in message.headers else 0
             return opened
         if message.kind == topics.TRIALS:
@@ -258,6 +259,7 @@ class Intake:
         if message.kind == topics.PAIRS:
             num = _num_records(message)
             self._dead[message.kind, error.reason] += num
+            self._progress.taken += num
             self._progress.replayed += num if REPLAY_HEADER in message.headers else 0
         else:
             others = self._progress.dead_others

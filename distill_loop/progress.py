@@ -10,7 +10,7 @@ from distill_loop.gates.trial import TrialState
 class Progress:
     """What has been done with the stream so far.
 
-    Pairs: read = learned + held_out + repeats + dead + refused; replayed: how many of them an operator sent again from the dead letters.
+    Pairs: taken, as many as the messages that were read hold; read = learned + held_out + repeats + dead + refused, and that is as many; replayed: how many of them an operator sent again from the dead letters.
     trial_rows: rows of trials, of those that are over too. dead_others: messages of other topics than pairs that are dead letters, by topic.
     gaps: messages that retention removed unread, by topic; new_gaps: those that the ledger hasn't got yet (topic, partition, first offset,
     and the one after the last). steps_due: optimizer steps that new pairs have earned and that were not
@@ -19,6 +19,7 @@ class Progress:
     before which it isn't tried again. recent_times: of the newest messages of pairs, where the loop is deterministic. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
     """
 
+    taken: int = 0
     read: int = 0
     learned: int = 0
     held_out: int = 0
@@ -60,6 +61,6 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` described."""
-        for name, value in state.items():
+        for name, value in {"taken": state["read"], **state}.items():  # a version before counted what was read alone
             setattr(self, name, value)
         self.trial = TrialState.from_state_dict(state["trial"]) if state["trial"] else None

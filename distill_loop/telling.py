@@ -145,15 +145,20 @@ class Telling:
 def accounts_of(progress: Progress, reports: Reports) -> dict[str, Any]:
     """Return what became of the pairs that the stream took, beside what reports say that it took.
 
-    `open` is accepted + replayed - read: pairs that wait to be read or that retention removed. Reports come a moment after what they speak
-    of, so it may be below 0 while pairs arrive. None where no report says what was accepted.
+    What was taken from the stream is what was read: those two the loop counts itself, and they are equal. What mirrors say is beside them: `open`, what
+    they had accepted and the loop has not read, waits or was removed by retention; `unconfirmed`, what the loop has read and no mirror knows of. Of the two
+    one is 0: they are a difference. Reports come a moment after what they speak of, so pairs that just arrived are unconfirmed; those stay so that the
+    stream took from a mirror that was killed, or cut off, before it heard. None where no report says what was accepted.
     """
     accepted = reports.accepted().get(PAIRS)
+    ahead = None if accepted is None else accepted + progress.replayed - progress.read
     return {
         "accepted": accepted,
         "replayed": progress.replayed,
+        "taken": progress.taken,
         "read": progress.read,
-        "open": None if accepted is None else accepted + progress.replayed - progress.read,
+        "open": None if ahead is None else max(0, ahead),
+        "unconfirmed": None if ahead is None else max(0, -ahead),
         "gap_messages": dict(progress.gaps),
         "trial_rows": progress.trial_rows,
         "dead_messages_of_others": dict(progress.dead_others),

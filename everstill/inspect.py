@@ -237,8 +237,9 @@ def _stream(process: dict[str, Any]) -> list[str]:
         lines.append(f"  {lag:,} messages wait to be read{oldest}{knows}")
     accounts = process.get("accounts") or {}
     if accounts.get("accepted") is not None:
+        more = f", {accounts['unconfirmed']:,} were read that no mirror knows of" if accounts.get("unconfirmed") else ""
         lines.append(
-            f"  the stream took {accounts['accepted']:,} pairs, {accounts['read']:,} were read, {accounts['open']:,} are open"
+            f"  the stream took {accounts['accepted']:,} pairs, {accounts['read']:,} were read, {accounts['open']:,} are open{more}"
         )
     if gaps := process.get("gaps"):
         lines.append(f"  {gaps:,} messages were removed by retention before they were read: see everstill versions")

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -18,7 +19,10 @@ from benchmarks.chaos.rig import Rig
 from benchmarks.harness import Check
 from benchmarks.pairs import MODEL
 from benchmarks.processes import wait_until
+from distill_loop.progress import Progress
 from distill_loop.stream.dedupe import Dedupe
+from distill_loop.stream.reports import Reports
+from distill_loop.telling import accounts_of
 from protos import records_pb2 as records
 from protos.records import ARM_UNIFORM, coin
 from protos.topics import PAIRS, REPORTS, topic
@@ -122,6 +126,8 @@ class Books:
             Check("rows_on_topic_that_nobody_sampled", len(self.on_topic.keys() - self.sampled), "==", 0),
             Check("rows_sampled_that_nobody_accounts_for", len(self.sampled - self.on_topic.keys()) - lost, "==", 0),
             Check("pairs_on_topic_less_counted_by_the_loop", sum(self.on_topic.values()) - passed, "==", 0),
+            Check("pairs_on_topic_less_taken_by_the_status", sum(self.on_topic.values()) - counted["taken"] - counted["gaps"], "==", 0),
+            Check("pairs_open_in_the_status", counted["open"], "==", 0),
             Check("pairs_on_topic_that_were_not_learned", dead - counted["dead"], "==", 0),
             Check("pairs_learned_that_are_not_on_topic", len((self.learned | self.held_out) - self.on_topic.keys()), "==", 0),
             Check("pairs_learned_twice", kept - len(self.learned | self.held_out), "==", 0),
@@ -160,6 +166,7 @@ def _read(rig: Rig) -> Books:
         dedupe.load_state_dict(state["dedupe"])
     progress = state.get("progress", {})
     names = ("learned", "held_out", "repeats", "dead", "refused")
+    accounts = _accounts(state)
     return Books(
         calls=calls,
         sampled=frozenset(one for one in ids if coin(key, ARM_UNIFORM, bytes.fromhex(one)) < rig.plan.sampling),
@@ -167,5 +174,15 @@ def _read(rig: Rig) -> Books:
         shadow=shadow_of(reports),
         learned=frozenset(one.hex() for one in dedupe.records("learned")),
         held_out=frozenset(one.hex() for one in dedupe.records("held_out")),
-        counted={name: progress.get(name, 0) for name in names} | {"gaps": progress.get("gaps", {}).get(PAIRS, 0)},
+        counted={name: progress.get(name, 0) for name in names}
+        | {"gaps": progress.get("gaps", {}).get(PAIRS, 0), "taken": accounts["taken"], "open": accounts["open"] or 0},
     )
+
+
+def _accounts(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the accounts that a loop with this checkpoint tells in its status object."""
+    progress, reports = Progress(), Reports()
+    if state:
+        progress.load_state_dict(state["progress"])
+        reports.load_state_dict(state["reports"])
+    return accounts_of(progress, reports)

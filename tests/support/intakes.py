@@ -73,7 +73,14 @@ class NotingLearner:
 class IntakeUnderTest:
     """An intake on a stream file."""
 
-    def __init__(self, path: pathlib.Path, consumer: Consumer | None = None, *, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        consumer: Consumer | None = None,
+        *,
+        deterministic: bool = False,
+        real_learner: Learner | None = None,
+    ) -> None:
         self.path = path
         self.writer = StreamWriter(path, MODEL.name, 1)
         kinds = {TRIALS: 1, PAIRS: 1, LABELS: 1, REPORTS: 1}
@@ -87,7 +94,7 @@ class IntakeUnderTest:
         self.labels = Labels(num_classes=NUM_CLASSES, window_s=60.0, max_records=100, rows=100)
         self.written: list[list[Outgoing]] = []
         self.letters = DeadLetters(self, lambda: letters_of(self.stream, MODEL.name))
-        reader, learner = PairReader(MODEL), cast(Learner, self.learner)
+        reader, learner = PairReader(MODEL), real_learner or cast(Learner, self.learner)
         self.intake = Intake(
             self.consumer,
             self.letters,

@@ -27,7 +27,7 @@ GOOD = Books(
     shadow=[Shadow(sampled=6, published=4, missing=1, pending=0, spooled=0, dropped=1, gaps=0)],
     learned=frozenset(IDS[:3]),
     held_out=frozenset(IDS[3:4]),
-    counted={"learned": 3, "held_out": 1, "repeats": 1, "dead": 0, "refused": 0, "gaps": 0},
+    counted={"learned": 3, "held_out": 1, "repeats": 1, "dead": 0, "refused": 0, "gaps": 0, "taken": 5, "open": 0},
 )
 
 
@@ -45,6 +45,8 @@ def test_good_books_close() -> None:
         ({"on_topic": {**GOOD.on_topic, "f" * 32: 1}}, "rows_on_topic_that_nobody_sampled"),
         ({"on_topic": {IDS[0]: 3, IDS[1]: 1, IDS[2]: 1}}, "rows_sampled_that_nobody_accounts_for"),
         ({"on_topic": {**GOOD.on_topic, IDS[0]: 3}}, "pairs_on_topic_less_counted_by_the_loop"),
+        ({"counted": {**GOOD.counted, "taken": 4}}, "pairs_on_topic_less_taken_by_the_status"),
+        ({"counted": {**GOOD.counted, "open": 1}}, "pairs_open_in_the_status"),
         ({"learned": frozenset(IDS[:2])}, "pairs_on_topic_that_were_not_learned"),
         ({"learned": frozenset([*IDS[:3], IDS[5]])}, "pairs_learned_that_are_not_on_topic"),
         ({"held_out": frozenset(IDS[2:3])}, "pairs_learned_twice"),

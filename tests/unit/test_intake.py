@@ -14,14 +14,16 @@ from distill_loop.gates.promise import Outlook
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import CLOCK_MESSAGES, MAX_STEPS_DUE
+from distill_loop.learner.step import Learner
 from distill_loop.stream import dedupe as window
 from distill_loop.stream.dedupe import Dedupe
 from protos import records_pb2 as records
 from protos.records import ARM_UNIFORM, ID_BYTES
 from protos.tensors import to_record
-from protos.topics import PAIRS, TRIALS
-from tests.support.intakes import IntakeUnderTest
-from tests.support.publishing import NUM_CLASSES, make_pair, make_trial_rows, window_of
+from protos.topics import LABELS, PAIRS, TRIALS
+from tests.support.intakes import MODEL, IntakeUnderTest
+from tests.support.learning import same_bits
+from tests.support.publishing import NUM_CLASSES, add_row, make_pair, make_trial_rows, window_of
 
 
 @pytest.fixture
@@ -140,6 +142,40 @@ def test_a_deterministic_loop_owes_every_step_of_a_message_with_very_many_pairs(
     earned = 600 * LearnerSection().steps_per_pair
     assert room.intake.learn(None) == int(earned if deterministic else min(earned, MAX_STEPS_DUE))
     room.close()
+
+
+def test_trial_rows_and_labels_change_no_bit_of_a_deterministic_learner(tmp_path: pathlib.Path) -> None:
+    numbers = range(2 * CLOCK_MESSAGES + 10)
+    made = [evaluated_pair(number, label=number % 2, incumbent=0, candidate=1) for number in numbers]
+    states = []
+    for extras in (False, True):
+        settings = LearnerSection(seed=1, batch_size=8, buckets=256, embedding=8, hidden=16)
+        learner = Learner(settings, MODEL)
+        room = IntakeUnderTest(tmp_path / f"{extras}.sqlite", deterministic=True, real_learner=learner)
+        room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
+        for first in numbers[::2]:
+            pairs = made[first : first + 2]
+            batch, labels = records.TrialBatch(trial_id="t-1"), records.LabelBatch()
+            for pair in pairs:
+                add_row(batch, pair, agree=False)
+                labels.labels.add(record_id=pair.record_id, label_class=0, known=True, time_unix_ns=pair.time_unix_ns)
+            room.writer.pairs(pairs)
+            if extras:
+                room.writer.raw(TRIALS, 0, batch.SerializeToString())
+                room.writer.raw(LABELS, 0, labels.SerializeToString())
+        with contextlib.closing(sqlite3.connect(room.path)) as connection, connection:
+            late = "CASE WHEN topic LIKE '%pairs' THEN 0 ELSE 1000000000000000000 END"
+            connection.execute(f"UPDATE message SET time_unix_ns = 1700000000000000000 + offset + {late}")
+        for message in room.intake.poll():
+            room.intake.take([message])
+            room.intake.learn(None)
+        assert room.progress.trial.cautious().total == (len(made) if extras else 0)
+        assert (room.labels.status(accepted=None) is not None) == extras
+        states.append(learner.state_dict())
+        room.close()
+
+    assert states[0]["num_steps"] > 20
+    assert same_bits(states[0], states[1])
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -58,7 +58,8 @@ def test_a_message_that_can_not_be_taken_in_is_kept_as_it_was(
     (letter,) = room.dead_letters()
     assert (letter.reason, letter.source.value, letter.source.offset) == (reason, value, 0)
     assert letter.source.headers == {**HEADERS, **headers}
-    assert (room.progress.dead, room.progress.learned, room.progress.read) == (num, 1, num + 1)
+    progress = room.progress
+    assert (progress.dead, progress.learned, progress.read, progress.taken) == (num, 1, num + 1, num + 1)
 
 
 @pytest.mark.parametrize("kind", [TRIALS, LABELS, REPORTS])
@@ -162,7 +163,7 @@ def test_a_replayed_record_that_was_dead_is_taken_and_one_that_was_learned_is_no
     progress = room.progress
     assert [pair.record_id for pair in room.learner.pairs] == [pairs[1].record_id, mended.record_id]
     assert (progress.learned, progress.dead, progress.repeats, progress.replayed) == (2, 1, 3, 4)
-    assert progress.read == 2 + progress.replayed  # what the mirror sent, and what was sent again
+    assert progress.taken == progress.read == 2 + progress.replayed  # what the mirror sent, and what was sent again
     estimate = room.agreement.estimate()
     assert estimate is not None
     assert estimate.num == 1  # a replayed record is old traffic: it says nothing of what serves now

@@ -139,5 +139,19 @@ def test_the_accounts_say_what_is_open() -> None:
 
     reports.take(make_report(accepted=10))
 
-    assert accounts_of(progress, reports)["accepted"] == 20
-    assert accounts_of(progress, reports)["open"] == 4
+    told = accounts_of(progress, reports)
+    assert (told["accepted"], told["open"], told["unconfirmed"]) == (20, 4, 0)
+
+    progress.read += 7  # of which a mirror that was killed never heard
+    told = accounts_of(progress, reports)
+    assert (told["accepted"], told["open"], told["unconfirmed"]) == (20, 0, 3)
+    assert told["accepted"] + told["replayed"] + told["unconfirmed"] == told["read"] + told["open"]
+
+
+def test_a_checkpoint_of_the_version_before_has_taken_what_it_has_read() -> None:
+    state, progress = Progress(read=17).state_dict(), Progress()
+    del state["taken"]
+
+    progress.load_state_dict(state)
+
+    assert (progress.taken, progress.read) == (17, 17)

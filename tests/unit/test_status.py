@@ -79,7 +79,7 @@ def test_status_says_why_nothing_improves_and_what_a_worker_takes(folder: pathli
 
 def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folder: pathlib.Path) -> None:
     store = open_store(str(folder / "registry"))
-    accounts = {"accepted": 1234, "read": 1200, "open": 34}
+    accounts = {"accepted": 1234, "read": 1200, "open": 34, "unconfirmed": 2}
     body = {
         "process": "loop",
         "lag": 7,
@@ -101,7 +101,7 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
 
     assert "7 messages wait to be read, the oldest for 3 s" in text
     assert "the newest pair that the live version knows is 1,500 s old" in text
-    assert "the stream took 1,234 pairs, 1,200 were read, 34 are open" in text
+    assert "the stream took 1,234 pairs, 1,200 were read, 34 are open, 2 were read that no mirror knows of" in text
     assert "5 messages were removed by retention" in text
     assert "gap: pairs/2, offsets 10 to 14" in everstill("versions", cwd=folder).stdout
     assert "gap: topic pairs, partition 2, first 10, end 15" in shown
