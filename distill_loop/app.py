@@ -41,6 +41,7 @@ from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
 from registry.at_rest import AtRest
 from registry.config import load
+from registry.kafka_options import OVERHEAD_BYTES
 from registry.lease import Lease, LeaseHeld
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
@@ -79,7 +80,7 @@ class LoopProcess:
         self._dead_letters = DeadLetters(
             open_writer(settings.stream, model.name),
             lambda: letters_of(settings.stream, model.name),
-            max_bytes=settings.stream.kafka.max_message_bytes // 2,
+            max_bytes=settings.stream.max_message_bytes + OVERHEAD_BYTES,
         )
         self.intake = self._make_intake()
         self._office = self._make_office()
@@ -102,7 +103,7 @@ class LoopProcess:
             model=settings.model,
             settings=settings.learner,
             max_messages=settings.loop.max_messages,
-            max_message_bytes=settings.stream.kafka.max_message_bytes,
+            max_message_bytes=settings.stream.max_message_bytes,
             labels=self._labels,
             deterministic=settings.loop.deterministic,
         )

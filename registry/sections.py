@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from protos.tensors import KNOWN_DATATYPES
 
+#: Largest message of the embedded stream, in bytes; Kafka's is a setting.
+EMBEDDED_MESSAGE_BYTES = 64 * 2**20
+
 
 class Section(BaseModel):
     """One table of the file: unknown keys are errors, values don't change after loading."""
@@ -177,6 +180,11 @@ class StreamSection(Section):
         ge=2**20,
     )
     kafka: KafkaSection = Field(KafkaSection(), description="Kafka's settings, a table.")
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest value of a message, for those who write and those who read."""
+        return self.kafka.max_message_bytes if self.kafka.bootstrap else EMBEDDED_MESSAGE_BYTES
 
     @property
     def prefix(self) -> str:

@@ -37,9 +37,6 @@ from serving.shadow.trial import OpenTrial
 from serving.student.session import StudentSession
 from serving.teacher.client import TeacherClient
 
-#: Largest message of the embedded stream; Kafka's is a setting.
-MOST_MESSAGE_BYTES = 64 * 2**20
-
 
 class MirroredModel:
     """One model: its mirror with what it needs, in a thread of its own."""
@@ -136,8 +133,7 @@ def compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publis
     model, capture = settings.model.name, settings.capture
     folder = folder_of(capture.dir, model)
     at_rest = AtRest.of(settings.at_rest)
-    kafka = settings.stream.kafka
-    max_message_bytes = kafka.max_message_bytes if kafka.bootstrap else MOST_MESSAGE_BYTES
+    max_message_bytes = settings.stream.max_message_bytes
 
     def open_spool(name: str, position: Sequence[int] | None) -> Spool:
         return Spool(

@@ -7,11 +7,12 @@ thread.
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from distill_loop.stream.dead_letter import Letter
@@ -24,7 +25,7 @@ from registry.sections import StreamSection
 #: Letters that `list` shows unless asked for more, and bytes that `show` prints.
 SHOWN, SHOWN_BYTES = 50, 256
 #: Letters that are sent again in one go.
-REPLAYED_AT_ONCE = 500
+REPLAYED_AT_ONCE, REPLAYED_BYTES_AT_ONCE = 500, 16 * 2**20
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -50,65 +51,90 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     replay.set_defaults(run=_replay)
 
 
-def replay(settings: StreamSection, model: str, letters: Sequence[Letter]) -> int:
-    """Send letters again, oldest first; returns how many. One that was too long to be kept whole is left out.
+def replay(settings: StreamSection, model: str, letters: Iterable[Letter]) -> int:
+    """Send letters again, in their order, some at a time; returns how many. One that was too long to be kept whole is left out.
 
     Raises:
         UnavailableError: the stream didn't take them all.
     """
-    outgoing = []
-    for letter in letters:
-        source = letter.source
-        if letter.whole:
+    lot: list[Outgoing] = []
+    num_bytes = num_sent = 0
+    with contextlib.closing(open_writer(settings, model)) as writer:
+        for letter in letters:
+            source = letter.source
+            if not letter.whole:
+                continue
             headers = {**source.headers, REPLAY_HEADER: "1"}
-            outgoing.append(Outgoing(source.kind, source.partition, headers, source.value))
-    writer = open_writer(settings, model)
-    try:
-        for start in range(0, len(outgoing), REPLAYED_AT_ONCE):
-            writer.write(outgoing[start : start + REPLAYED_AT_ONCE])
-    finally:
-        writer.close()
-    return len(outgoing)
+            lot.append(Outgoing(source.kind, source.partition, headers, source.value))
+            num_bytes += len(source.value)
+            if len(lot) >= REPLAYED_AT_ONCE or num_bytes >= REPLAYED_BYTES_AT_ONCE:
+                writer.write(lot)
+                num_sent += len(lot)
+                lot, num_bytes = [], 0
+        if lot:
+            writer.write(lot)
+    return num_sent + len(lot)
 
 
 def _list(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:
-    told = {model: letters_of(settings, model, newest=None) for model in models}
+    told = {model: _looked_through(settings, model, parsed) for model in models}
     if parsed.json:
         bodies = {
             model: {
-                "total": len(letters),
-                "reasons": _reasons(letters),
-                "letters": [_body(one) for one in _chosen(letters, parsed)],
+                "total": reasons.total(),
+                "reasons": dict(reasons.most_common()),
+                "letters": [_body(*one) for one in shown],
             }
-            for model, letters in told.items()
+            for model, (reasons, shown) in told.items()
         }
         print(json.dumps({"models": bodies}))
         return 0
-    for model, letters in told.items():
-        reasons = ", ".join(f"{reason} {num}" for reason, num in _reasons(letters).items())
-        print(f"{model}: {len(letters)} dead letters" + (f" ({reasons})" if reasons else ""))
-        for letter in _chosen(letters, parsed):
+    for model, (counts, shown) in told.items():
+        reasons = ", ".join(f"{_plain(reason)} {num}" for reason, num in counts.most_common())
+        print(f"{model}: {counts.total()} dead letters" + (f" ({reasons})" if reasons else ""))
+        for letter, _ in shown:
             source = letter.source
             print(
-                f"{letter.number:>8}  {_time(source.time_unix_ns)}  {source.kind}/{source.partition}@{source.offset}  "
-                f"{letter.reason}: {letter.detail}"
+                f"{letter.number:>8}  {_time(source.time_unix_ns)}  {_plain(source.kind)}/{source.partition}@{source.offset}  "
+                f"{_plain(letter.reason)}: {_plain(letter.detail)}"
             )
     return 0
 
 
+def _looked_through(
+    settings: StreamSection, model: str, parsed: argparse.Namespace
+) -> tuple[collections.Counter[str], collections.deque[tuple[Letter, int]]]:
+    """Return how many letters there are by reason, and the newest that are asked for, without their values but with those's sizes."""
+    reasons: collections.Counter[str] = collections.Counter()
+    newest: collections.deque[tuple[Letter, int]] = collections.deque(maxlen=max(parsed.limit, 0))
+    for letter in letters_of(settings, model, newest=None):
+        reasons[letter.reason] += 1
+        if parsed.reason in (None, letter.reason):
+            light = dataclasses.replace(letter, source=dataclasses.replace(letter.source, value=b""))
+            newest.append((light, len(letter.source.value)))
+    return reasons, newest
+
+
 def _show(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:
     model = _one_model(models)
-    letter = _find(letters_of(settings, model, newest=None), [parsed.number], model)[0]
+    with contextlib.closing(letters_of(settings, model, newest=None)) as letters:
+        letter = next((one for one in letters if one.number == parsed.number), None)
+    if letter is None:
+        raise _unknown(parsed.number, model)
     value = letter.source.value
     if parsed.output is not None:
         parsed.output.write_bytes(value)
-    body = {**_body(letter), "headers": letter.source.headers, "beginning_hex": value[:SHOWN_BYTES].hex()}
+    body = {
+        **_body(letter, len(value)),
+        "headers": letter.source.headers,
+        "beginning_hex": value[:SHOWN_BYTES].hex(),
+    }
     if parsed.json:
         print(json.dumps(body))
         return 0
     for name, text in body.items():
         if name != "beginning_hex":
-            print(f"{name:<14}{text}")
+            print(f"{name:<14}{_plain(str(text))}")
     for start in range(0, min(len(value), SHOWN_BYTES), 16):
         row = value[start : start + 16]
         print(f"{start:>8x}  {row.hex(' '):<48} {''.join(chr(one) if 32 <= one < 127 else '.' for one in row)}")
@@ -119,17 +145,16 @@ def _replay(parsed: argparse.Namespace, settings: StreamSection, models: Sequenc
     if sum((bool(parsed.numbers), parsed.reason is not None, parsed.all)) != 1:
         raise ConfigurationError("replay takes numbers, --reason or --all", fix="See `everstill stream dead list`")
     if parsed.numbers:
-        _one_model(models)
+        there = {one.number for one in letters_of(settings, _one_model(models), newest=None)}
+        for number in parsed.numbers:
+            if number not in there:
+                raise _unknown(number, models[0])
     sent: dict[str, int] = {}
     cut: dict[str, int] = {}
     for model in models:
-        letters = letters_of(settings, model, newest=None)
-        if parsed.numbers:
-            letters = _find(letters, parsed.numbers, model)
-        elif parsed.reason is not None:
-            letters = [one for one in letters if one.reason == parsed.reason]
-        cut[model] = sum(not one.whole for one in letters)
-        sent[model] = replay(settings, model, letters)
+        asked = _Asked(letters_of(settings, model, newest=None), parsed)
+        sent[model] = replay(settings, model, asked)
+        cut[model] = asked.num_cut
     if parsed.json:
         print(json.dumps({"replayed": sent, "not_whole": cut}))
         return 0
@@ -137,6 +162,23 @@ def _replay(parsed: argparse.Namespace, settings: StreamSection, models: Sequenc
         left = f"; {cut[model]} were too long to be kept whole, and can't be" if cut[model] else ""
         print(f"{model}: {num} dead letters sent again{left}")
     return 0
+
+
+class _Asked:
+    """The letters that `replay` is asked for; counts those that aren't whole."""
+
+    def __init__(self, letters: Iterable[Letter], parsed: argparse.Namespace) -> None:
+        self._letters = letters
+        self._parsed = parsed
+        self.num_cut = 0
+
+    def __iter__(self) -> Iterator[Letter]:
+        for letter in self._letters:
+            if self._parsed.numbers and letter.number not in self._parsed.numbers:
+                continue
+            if self._parsed.reason in (None, letter.reason):
+                self.num_cut += not letter.whole
+                yield letter
 
 
 def _one_model(models: Sequence[str]) -> str:
@@ -148,24 +190,16 @@ def _one_model(models: Sequence[str]) -> str:
     return models[0]
 
 
-def _find(letters: Sequence[Letter], numbers: Sequence[int], model: str) -> list[Letter]:
-    by_number = {letter.number: letter for letter in letters}
-    for number in numbers:
-        if number not in by_number:
-            raise FormatError(f"model {model} has no dead letter {number}", fix="See `everstill stream dead list`")
-    return [by_number[number] for number in numbers]
+def _unknown(number: int, model: str) -> FormatError:
+    return FormatError(f"model {model} has no dead letter {number}", fix="See `everstill stream dead list`")
 
 
-def _chosen(letters: Sequence[Letter], parsed: argparse.Namespace) -> list[Letter]:
-    chosen = [one for one in letters if parsed.reason in (None, one.reason)]
-    return chosen[-parsed.limit :] if parsed.limit > 0 else []
+def _plain(text: str) -> str:
+    """Return what others wrote so that a terminal shows it, and does nothing else with it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def _reasons(letters: Sequence[Letter]) -> dict[str, int]:
-    return dict(collections.Counter(letter.reason for letter in letters).most_common())
-
-
-def _body(letter: Letter) -> dict[str, Any]:
+def _body(letter: Letter, num_bytes: int) -> dict[str, Any]:
     source = dataclasses.asdict(letter.source)
     del source["value"], source["headers"]
     return {
@@ -173,8 +207,9 @@ def _body(letter: Letter) -> dict[str, Any]:
         **source,
         "reason": letter.reason,
         "detail": letter.detail,
-        "num_bytes": letter.cut_from or len(letter.source.value),
+        "num_bytes": letter.cut_from or num_bytes,
         "whole": letter.whole,
+        "cut_headers": letter.cut_headers,
     }
 
 

@@ -2,29 +2,32 @@
 
 Decides how a letter looks (docs/formats.md) and that each is written once: letters wait in memory and are made safe in one go, before a
 checkpoint moves past what they came from. A loop that is killed in between reads the same messages again; so at its first letter a writer looks at
-what the topic's end holds, and writes none of it twice. Knows nothing of records. One thread.
+what the topic's end holds, and writes none of it twice. A letter that the topic doesn't take whole is cut, and says so. Knows nothing of records. One thread.
 """
 
 import collections
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
 from distill_loop.stream.consumer import Consumer, Message
-from distill_loop.stream.writer import Outgoing, Writer
+from distill_loop.stream.writer import NotWritten, Outgoing, Writer
 from protos.topics import DEAD
 
 #: Bytes of letters that wait; beyond, they are made safe before anything more is taken in.
 MAX_WAITING_BYTES = 16 * 2**20
+#: Bytes of a message's own headers that its letter has room for, and bytes that a stream puts around a letter and each of its headers.
+MAX_HEADER_BYTES = 32 * 2**10
+FRAMING_BYTES, HEADER_FRAMING_BYTES = 256, 10
 #: Letters at the topic's end that are known.
 MAX_KNOWN = 20_000
 #: Silence after which a reader takes the rest for gone: retention may have removed it. And the pause between two looks.
 SILENT_S, POLL_S = 2.0, 0.01
 #: Headers of a letter; those of its message follow, each with this before its name.
-KIND, PARTITION, OFFSET, TIME, REASON, DETAIL, DIGEST, CUT_FROM = (
+KIND, PARTITION, OFFSET, TIME, REASON, DETAIL, DIGEST, CUT_FROM, CUT_HEADERS = (
     "kind",
     "partition",
     "offset",
@@ -33,6 +36,7 @@ KIND, PARTITION, OFFSET, TIME, REASON, DETAIL, DIGEST, CUT_FROM = (
     "detail",
     "digest",
     "cut_from",
+    "cut_headers",
 )
 ORIGINAL = "original."
 MAX_DETAIL = 500
@@ -40,7 +44,8 @@ MAX_DETAIL = 500
 
 @dataclasses.dataclass(frozen=True)
 class Letter:
-    """A dead letter as it is read back. `number`: its offset in the dead topic; `cut_from`: bytes that it had, where it was too long to keep."""
+    """A dead letter as it is read back. `number`: its offset in the dead topic; `cut_from`: bytes that it had, where it was too long to keep;
+    `cut_headers`: bytes of its headers that weren't kept."""
 
     number: int
     source: Message
@@ -48,11 +53,12 @@ class Letter:
     detail: str
     digest: str
     cut_from: int | None
+    cut_headers: int = 0
 
     @property
     def whole(self) -> bool:
         """Whether it is as it was, so that it can be sent again."""
-        return self.cut_from is None
+        return self.cut_from is None and not self.cut_headers
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -65,7 +71,7 @@ class DeadLetters:
 
     Args:
         known: returns the letters at the topic's end; asked once.
-        max_bytes: a longer value is cut to this: the topic wouldn't take it.
+        max_bytes: a letter that would be larger, with its headers and all, is cut: the topic wouldn't take it.
     """
 
     def __init__(
@@ -90,14 +96,11 @@ class DeadLetters:
             DIGEST: hashlib.blake2b(message.value, digest_size=8).hexdigest(),
             **{ORIGINAL + name: value for name, value in message.headers.items() if isinstance(value, str)},
         }
-        value = message.value
         if message.unreadable:
             headers[CUT_FROM] = "0"  # nothing of it can be kept
-        if len(value) > self._max_bytes:
-            headers[CUT_FROM] = str(len(value))
-            value = value[: self._max_bytes]
-        self._waiting.append(Outgoing(DEAD, 0, headers, value))
-        self._waiting_bytes += len(value)
+        letter = _cut(Outgoing(DEAD, 0, headers, message.value), self._max_bytes)
+        self._waiting.append(letter)
+        self._waiting_bytes += _size(letter)
 
     def make_room(self) -> None:
         """Write what waits where it is much; raises as `flush`. Called before more is taken in."""
@@ -108,7 +111,7 @@ class DeadLetters:
         """Make every letter safe.
 
         Raises:
-            UnavailableError: the stream takes nothing; they wait on.
+            UnavailableError: the stream takes nothing; what didn't arrive waits on.
         """
         if not self._waiting:
             return
@@ -116,15 +119,35 @@ class DeadLetters:
             self._known = collections.OrderedDict((letter.identity, None) for letter in self._ask_known())
         new = {_identity_of(one.headers): one for one in self._waiting}
         letters = [one for identity, one in new.items() if identity not in self._known]
-        if letters:
-            self._writer.write(letters)
-            self._tell(letters)
-        for identity in new:
-            self._known[identity] = None
+        while letters:
+            letters = self._write(letters)
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         self._waiting.clear()
         self._waiting_bytes = 0
+
+    def _write(self, letters: list[Outgoing]) -> list[Outgoing]:
+        """Write letters and note those that arrived; returns what is left to write where one was too large: that and the rest, cut."""
+        try:
+            self._writer.write(letters)
+        except NotWritten as error:
+            rest = {_identity_of(one.headers) for one in error.rest}
+            self._arrived([one for one in letters if _identity_of(one.headers) not in rest])
+            size = _size(error.rest[0])
+            if not error.too_large or _size(_cut(error.rest[0], size // 2)) >= size:
+                raise
+            self._max_bytes = size // 2
+            log = structlog.get_logger()
+            log.error("the dead topic takes no letter so large, it is cut", num_bytes=size, fix=error.fix)
+            return [_cut(one, self._max_bytes) for one in error.rest]
+        self._arrived(letters)
+        return []
+
+    def _arrived(self, letters: list[Outgoing]) -> None:
+        assert self._known is not None
+        self._known.update((_identity_of(one.headers), None) for one in letters)
+        if letters:
+            self._tell(letters)
 
     def _tell(self, letters: list[Outgoing]) -> None:
         """Log what was written: one line, however many there are."""
@@ -137,8 +160,8 @@ class DeadLetters:
         self._writer.close()
 
 
-def read_letters(consumer: Consumer, newest: int | None = None) -> list[Letter]:
-    """Return the letters that a consumer of the dead topic alone finds, oldest first, each once; raises UnavailableError.
+def read_letters(consumer: Consumer, newest: int | None = None) -> Iterator[Letter]:
+    """Yield the letters that a consumer of the dead topic alone finds, oldest first, each once; raises UnavailableError.
 
     Args:
         newest: only about so many of the last ones.
@@ -148,18 +171,19 @@ def read_letters(consumer: Consumer, newest: int | None = None) -> list[Letter]:
     end, silent_since = start + waiting, time.monotonic()
     if newest is not None and waiting > newest:
         consumer.seek({position: end - newest})
-    letters: dict[tuple[str, ...], Letter] = {}
+    seen: set[tuple[str, ...]] = set()
     while consumer.positions()[position] < end and time.monotonic() - silent_since < SILENT_S:
         messages = consumer.poll(1000)
         for message in messages:
             consumer.advance(message)
             letter = letter_of(message)
-            letters.setdefault(letter.identity, letter)
+            if letter.identity not in seen:
+                seen.add(letter.identity)
+                yield letter
         if messages:
             silent_since = time.monotonic()
         else:
             time.sleep(POLL_S)  # brokers were asked, and answer when they can
-    return list(letters.values())
 
 
 def letter_of(message: Message) -> Letter:
@@ -181,7 +205,39 @@ def letter_of(message: Message) -> Letter:
         headers.get(DETAIL, ""),
         headers.get(DIGEST, ""),
         _number(cut_from) if cut_from else None,
+        _number(headers.get(CUT_HEADERS)),
     )
+
+
+def _cut(letter: Outgoing, max_bytes: int) -> Outgoing:
+    """Return a letter that has at most so many bytes, as far as that can be: first of its message's headers, then of its value."""
+    headers = {name: text for name, text in letter.headers.items() if not name.startswith(ORIGINAL)}
+    room = max_bytes - _size(Outgoing(letter.kind, letter.partition, headers, b""))
+    header_room, cut = min(MAX_HEADER_BYTES, room // 2), _number(headers.get(CUT_HEADERS))
+    for name, text in letter.headers.items():
+        if name not in headers:
+            size = _header_size(name, text)
+            if size <= header_room:
+                headers[name] = text
+                header_room, room = header_room - size, room - size
+            else:
+                cut += size
+    if cut:
+        headers[CUT_HEADERS] = str(cut)
+    value = letter.value
+    if len(value) > room:
+        headers.setdefault(CUT_FROM, str(len(value)))
+        value = value[: max(room, 0)]
+    return Outgoing(letter.kind, letter.partition, headers, value)
+
+
+def _size(letter: Outgoing) -> int:
+    """Return at least how many bytes a stream needs for a letter."""
+    return FRAMING_BYTES + len(letter.value) + sum(_header_size(*header) for header in letter.headers.items())
+
+
+def _header_size(name: str, text: str) -> int:
+    return HEADER_FRAMING_BYTES + len(name.encode(errors="replace")) + len(text.encode(errors="replace"))
 
 
 def _identity_of(headers: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Writes the loop's messages to Kafka: dead letters, and what is replayed of them. Rare and few, so that each call has a producer of its own.
 
-Decides that nothing is left half sent behind a failed call: its producer is ended, never flushed. One thread.
+Decides that a message that is too large is said to be, that as many bytes are on their way as the settings allow, and that nothing is left half sent behind a failed call: its producer is ended, never flushed. One thread.
 """
 
+import collections
 import contextlib
 import time
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import kafka
 import kafka.errors
 
-from distill_loop.stream.writer import Outgoing
-from protos.errors import UnavailableError
+from distill_loop.stream.writer import NotWritten, Outgoing
 from protos.topics import topic
 from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, options
 from registry.sections import StreamSection
+
+TOO_LARGE = (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError)
+TOO_LARGE_FIX = "Raise the topic's max.message.bytes to what `everstill stream topics` asks for"
+TOPICS_FIX = "Check its brokers, and that the topics are there: `everstill stream topics`"
 
 
 class KafkaWriter:
@@ -29,26 +33,22 @@ class KafkaWriter:
         """Write messages, those of one partition in their order; returns once the brokers have acknowledged all.
 
         Raises:
-            UnavailableError: they didn't; some of the messages may be on the stream all the same.
+            UnavailableError: none answers. NotWritten: they didn't; of the rest some may be on the stream all the same.
         """
         producer = self._connect()
+        delivery = _Delivery(producer, self._settings.max_in_flight_bytes, self._settings.acknowledge_timeout_s)
         try:
-            futures = [
-                producer.send(
-                    topic(self._model, message.kind, self._prefix),
-                    message.value,
-                    partition=message.partition,
-                    headers=[(name, value.encode()) for name, value in message.headers.items()],
-                )
-                for message in messages
-            ]
-            end = time.monotonic() + self._settings.acknowledge_timeout_s
-            for future in futures:
-                future.get(max(0.0, end - time.monotonic()))
+            for message in messages:
+                delivery.send(topic(self._model, message.kind, self._prefix), message)
+            delivery.finish()
         except (kafka.errors.KafkaError, ValueError) as error:  # ValueError: no such partition
-            raise UnavailableError(
-                f"Kafka at {self._settings.bootstrap} didn't take {len(messages)} messages: {error}",
-                fix="Check its brokers, and that the topics are there: `everstill stream topics`",
+            producer._sender.force_close()  # before it is known what arrived: nothing more is sent
+            rest, too_large = delivery.rest(messages), isinstance(error, TOO_LARGE)
+            raise NotWritten(
+                f"Kafka at {self._settings.bootstrap} didn't take {len(rest)} of {len(messages)} messages: {error}",
+                rest=rest,
+                too_large=too_large,
+                fix=TOO_LARGE_FIX if too_large else TOPICS_FIX,
             ) from None
         finally:
             _end(producer)
@@ -72,6 +72,51 @@ class KafkaWriter:
                 )
             except (kafka.errors.KafkaError, OSError):
                 raise attempt.failed() from None
+
+
+class _Delivery:
+    """Messages on their way: no more bytes than may be, and as long as some arrive in time, the others have theirs."""
+
+    def __init__(self, producer: Any, max_bytes: int, patience_s: float) -> None:
+        self._producer = producer
+        self._max_bytes = max_bytes
+        self._patience_s = patience_s
+        self._sent: list[Any] = []
+        self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
+        self._num_bytes = 0
+        self._progress_at = time.monotonic()
+
+    def send(self, name: str, message: Outgoing) -> None:
+        """Hand a message over, waiting for older ones where too many bytes are on their way."""
+        headers = [(name, value.encode(errors="replace")) for name, value in message.headers.items()]
+        size = len(message.value) + sum(len(name) + len(value) for name, value in headers)
+        while self._waiting and self._num_bytes + size > self._max_bytes:
+            self._settle()
+        try:
+            future = self._producer.send(name, message.value, partition=message.partition, headers=headers)
+        except TOO_LARGE:
+            self.finish()  # what was before it isn't in its way
+            raise
+        self._sent.append(future)
+        self._waiting.append((size, future))
+        self._num_bytes += size
+
+    def finish(self) -> None:
+        """Wait until all have arrived."""
+        while self._waiting:
+            self._settle()
+
+    def rest(self, messages: list[Outgoing]) -> list[Outgoing]:
+        """Return those that weren't acknowledged, sent or not, in their order."""
+        arrived = [future.succeeded() for future in self._sent]
+        return [message for place, message in enumerate(messages) if place >= len(arrived) or not arrived[place]]
+
+    def _settle(self) -> None:
+        size, future = self._waiting[0]
+        future.get(max(0.0, self._progress_at + self._patience_s - time.monotonic()))
+        self._progress_at = time.monotonic()
+        self._waiting.popleft()
+        self._num_bytes -= size
 
 
 def _end(producer: Any) -> None:

@@ -1,6 +1,7 @@
 """Which stream a configuration means: the embedded file, or Kafka where it names brokers. Any thread."""
 
 import os
+from collections.abc import Generator
 
 import structlog
 
@@ -12,7 +13,7 @@ from distill_loop.stream.kafka_consumer import KafkaConsumer
 from distill_loop.stream.kafka_writer import KafkaWriter
 from distill_loop.stream.writer import Writer
 from protos.errors import UnavailableError
-from protos.topics import DEAD, PAIRS
+from protos.topics import DEAD, KINDS, LABELS, PAIRS
 from registry.kafka_options import Unreachable
 from registry.sections import StreamSection
 
@@ -35,11 +36,11 @@ def open_writer(settings: StreamSection, model: str) -> Writer:
     return EmbeddedWriter(settings.path, model, prefix=settings.prefix)
 
 
-def letters_of(settings: StreamSection, model: str, *, newest: int | None = MAX_KNOWN) -> list[Letter]:
-    """Return the dead letters of a model, oldest first; raises UnavailableError where the stream can't be read."""
+def letters_of(settings: StreamSection, model: str, *, newest: int | None = MAX_KNOWN) -> Generator[Letter, None, None]:
+    """Yield the dead letters of a model, oldest first; raises UnavailableError where the stream can't be read."""
     consumer = open_consumer(settings, model, {DEAD: 1})
     try:
-        return read_letters(consumer, newest)
+        yield from read_letters(consumer, newest)
     finally:
         consumer.close()
 
@@ -51,7 +52,8 @@ def check_stream(settings: StreamSection, model: str) -> None:
         UnavailableError: it can't be opened or written, brokers refuse us, or a topic is missing.
         ConfigurationError: a certificate's file can't be used.
     """
-    consumer = open_consumer(settings, model, {PAIRS: settings.partitions})
+    many = {PAIRS: settings.partitions, LABELS: settings.partitions}
+    consumer = open_consumer(settings, model, {**dict.fromkeys(KINDS, 1), **many})
     try:
         consumer.lag()
     except Unreachable as error:

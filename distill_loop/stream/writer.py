@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+from protos.errors import UnavailableError
+
 
 @dataclasses.dataclass(frozen=True)
 class Outgoing:
@@ -15,6 +17,15 @@ class Outgoing:
     value: bytes
 
 
+class NotWritten(UnavailableError):
+    """Some messages are not known to be on the stream: `rest`, in their order. Where `too_large`, its first will never be taken as it is."""
+
+    def __init__(self, message: str, *, rest: list[Outgoing], too_large: bool = False, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.rest = rest
+        self.too_large = too_large
+
+
 class Writer(Protocol):
     """Writes to the topics of one model. One thread. `embedded_writer` writes the file, `kafka_writer` asks brokers."""
 
@@ -22,7 +33,7 @@ class Writer(Protocol):
         """Write messages, in order; returns once the stream has them safe.
 
         Raises:
-            UnavailableError: the stream didn't take them all; some of them may be on it all the same.
+            UnavailableError: the stream took none. NotWritten: it didn't take them all; of the rest some may be on it all the same.
         """
         ...
 

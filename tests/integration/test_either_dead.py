@@ -30,7 +30,7 @@ def stream(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[E
         yield EitherStream(settings, stack)
 
 
-def put_letters(stream: EitherStream, *, max_bytes: int = 100) -> None:
+def put_letters(stream: EitherStream, *, max_bytes: int = 1000) -> None:
     """Write what a loop that is killed before its checkpoint writes again."""
     for _ in range(2):
         dead = DeadLetters(
@@ -42,7 +42,7 @@ def put_letters(stream: EitherStream, *, max_bytes: int = 100) -> None:
                 "undecodable",
                 "it is rubbish",
             )
-        dead.put(Message(TRIALS, 0, 9, {SCHEMA_HEADER: "2"}, b"x" * 150, 6), "wrong_schema", "version 2")
+        dead.put(Message(TRIALS, 0, 9, {SCHEMA_HEADER: "2"}, b"x" * 1500, 6), "wrong_schema", "version 2")
         dead.flush()
         dead.close()
 
@@ -60,16 +60,16 @@ def run(stream: EitherStream, *arguments: str, models: tuple[str, ...] = (MODEL,
 def test_letters_are_written_once_and_come_back_as_they_were(stream: EitherStream) -> None:
     put_letters(stream)
 
-    letters = letters_of(stream.settings, MODEL)
+    letters = list(letters_of(stream.settings, MODEL))
 
     assert [(one.number, one.source.offset, one.reason, one.cut_from) for one in letters] == [
         (0, 0, "undecodable", None),
         (1, 1, "undecodable", None),
         (2, 2, "undecodable", None),
-        (3, 9, "wrong_schema", 150),
+        (3, 9, "wrong_schema", 1500),
     ]
     assert letters[1].source == Message(PAIRS, 1, 1, {SCHEMA_HEADER: "1"}, b"rubbish 1", 5)
-    assert letters[3].source.value == b"x" * 100
+    assert 400 < len(letters[3].source.value) < 1000
     with contextlib.closing(open_consumer(stream.settings, MODEL, {DEAD: 1})) as consumer:
         assert [one.number for one in read_letters(consumer, newest=2)] == [2, 3]
         assert consumer.positions() == {(DEAD, 0): 4}
@@ -99,9 +99,19 @@ def test_letters_are_listed_shown_and_sent_again(
     ]
     messages = read(stream.consumer(), 5)
     assert [(one.kind, one.partition, one.value) for one in messages] == [
-        (PAIRS, 1, b"rubbish %d" % number) for number in (2, 0, 0, 1, 2)
+        (PAIRS, 1, b"rubbish %d" % number) for number in (0, 2, 0, 1, 2)
     ]
     assert all(one.headers == {SCHEMA_HEADER: "1", REPLAY_HEADER: "1"} for one in messages)
+
+
+def test_what_others_wrote_does_nothing_to_a_terminal(stream: EitherStream, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = DeadLetters(open_writer(stream.settings, MODEL), list)
+    dead.put(Message(PAIRS, 0, 0, {}, b"x"), "undecodable", "\x1b[2Jgone")
+    dead.flush()
+
+    assert run(stream, "list") == 0
+    assert run(stream, "show", "0") == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_what_can_not_be_meant_is_said(stream: EitherStream) -> None:

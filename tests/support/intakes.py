@@ -129,4 +129,4 @@ class IntakeUnderTest:
 
     def dead_letters(self) -> list[Letter]:
         """Return what lies in the dead topic."""
-        return letters_of(self.stream, MODEL.name)
+        return list(letters_of(self.stream, MODEL.name))

@@ -1,0 +1,140 @@
+"""The loop's writer on Kafka around a producer of this test: bytes on their way, time for each message, and what didn't arrive."""
+
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+
+from distill_loop.stream import dead_app, kafka_writer
+from distill_loop.stream.consumer import Message
+from distill_loop.stream.dead_letter import DeadLetters, Letter
+from distill_loop.stream.kafka_writer import KafkaWriter
+from distill_loop.stream.writer import NotWritten, Outgoing
+from protos.errors import UnavailableError
+from protos.topics import DEAD, PAIRS
+from registry.sections import KafkaSection, StreamSection
+
+BOUND, PATIENCE_S = 2**16, 1.0
+SETTINGS = StreamSection(
+    kafka=KafkaSection(bootstrap="127.0.0.1:9", max_in_flight_bytes=BOUND, acknowledge_timeout_s=PATIENCE_S)
+)
+
+
+class Producer:
+    """Each message takes most of the time that there is, on a clock of its own; some fail."""
+
+    def __init__(self, fails: dict[int, Exception]) -> None:
+        self._fails = fails
+        self.now = 0.0
+        self.num_bytes = self.most_bytes = self.num_sent = 0
+        self._sender = types.SimpleNamespace(force_close=lambda: None, join=lambda timeout: None)
+
+    def close(self, timeout: float) -> None:
+        """Nothing is open."""
+
+    def send(self, name: str, value: bytes, *, partition: int, headers: list[tuple[str, bytes]]) -> object:
+        number, done = self.num_sent, []
+        self.num_sent += 1
+        self.num_bytes += len(value)
+        self.most_bytes = max(self.most_bytes, self.num_bytes)
+
+        def get(timeout: float) -> None:
+            if number in self._fails:
+                raise self._fails[number]
+            if timeout < 0.8 * PATIENCE_S:
+                raise KafkaTimeoutError("late")
+            self.now += 0.8 * PATIENCE_S
+            self.num_bytes -= len(value)
+            done.append(True)
+
+        return types.SimpleNamespace(get=get, succeeded=lambda: bool(done))
+
+
+@pytest.fixture
+def writer_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[KafkaWriter, Producer]]:
+    def make(fails: dict[int, Exception] | None = None) -> tuple[KafkaWriter, Producer]:
+        producer = Producer(fails or {})
+        monkeypatch.setattr(KafkaWriter, "_connect", lambda self: producer)
+        monkeypatch.setattr(kafka_writer.time, "monotonic", lambda: producer.now)
+        return KafkaWriter(SETTINGS, "tiny"), producer
+
+    return make
+
+
+def outgoing(count: int, size: int) -> list[Outgoing]:
+    return [Outgoing(DEAD, 0, {"offset": str(number)}, bytes(size)) for number in range(count)]
+
+
+def test_many_messages_arrive_within_bounds_though_all_take_longer_than_one_may(
+    writer_of: Callable[..., tuple[KafkaWriter, Producer]],
+) -> None:
+    writer, producer = writer_of()
+
+    writer.write(outgoing(40, BOUND // 4))
+
+    assert (producer.num_sent, producer.num_bytes) == (40, 0)
+    assert producer.most_bytes <= BOUND
+
+
+def test_what_did_not_arrive_is_told(writer_of: Callable[..., tuple[KafkaWriter, Producer]]) -> None:
+    messages = outgoing(6, 10)
+    for error, too_large in ((KafkaTimeoutError("late"), False), (MessageSizeTooLargeError(), True)):
+        writer, _ = writer_of({2: error})
+        with pytest.raises(NotWritten) as caught:
+            writer.write(messages)
+        assert (caught.value.rest, caught.value.too_large) == (messages[2:], too_large)
+
+
+class Half:
+    """Takes one letter of each call, until it is told to take all."""
+
+    def __init__(self) -> None:
+        self.taken: list[Outgoing] = []
+        self.takes = 1
+
+    def write(self, messages: list[Outgoing]) -> None:
+        self.taken += messages[: self.takes]
+        if len(messages) > self.takes:
+            raise NotWritten("the stream is away: a fault of this test", rest=messages[self.takes :])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_letter_that_arrived_in_a_write_that_failed_is_not_written_again() -> None:
+    writer = Half()
+    dead = DeadLetters(writer, list)
+    for offset in range(3):
+        dead.put(Message(PAIRS, 0, offset, {}, b"rubbish"), "undecodable", "it is rubbish")
+
+    with pytest.raises(UnavailableError):
+        dead.flush()
+    writer.takes = 10
+    dead.flush()
+
+    assert [one.headers["offset"] for one in writer.taken] == ["0", "1", "2"]
+
+
+def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, lots = [], []
+
+    def letters() -> Iterator[Letter]:
+        for number in range(6):
+            read.append(number)
+            yield Letter(number, Message(PAIRS, 0, number, {}, bytes(10)), "undecodable", "", "", None)
+
+    class Noting(Half):
+        def write(self, messages: list[Outgoing]) -> None:
+            lots.append((len(read), len(messages)))
+
+    monkeypatch.setattr(dead_app, "open_writer", lambda settings, model: Noting())
+    monkeypatch.setattr(dead_app, "REPLAYED_BYTES_AT_ONCE", 20)
+
+    assert dead_app.replay(SETTINGS, "tiny", letters()) == 6
+    assert lots == [(2, 2), (4, 2), (6, 2)]
+
+
+def test_both_ends_of_a_stream_have_one_limit() -> None:
+    assert SETTINGS.max_message_bytes == SETTINGS.kafka.max_message_bytes
+    assert StreamSection().max_message_bytes == 64 * 2**20
