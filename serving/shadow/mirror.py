@@ -67,6 +67,7 @@ class Mirror:
         self._num_frames = FEWEST_FRAMES
         self._num_asked = asking.max_batch
         self._reported_at = time.monotonic()
+        self._told_failure = ""
         self._log = structlog.get_logger(model=identity.model)
 
     def set_trial(self, trial: OpenTrial | None) -> None:
@@ -155,16 +156,19 @@ class Mirror:
             self._num_frames = min(MOST_FRAMES, self._num_frames * 2)
 
     def _drain(self) -> int:
-        """Move spooled work on, for a moment; returns how much."""
-        moved, end = 0, time.monotonic() + DRAIN_S
-        try:
-            for drain in (self._placing.drain_messages, self._drain_pairs):
+        """Move spooled work on, for a moment; returns how much. A spool that can't be read doesn't hold up the other."""
+        moved, end, failed = 0, time.monotonic() + DRAIN_S, ""
+        for drain in (self._placing.drain_messages, self._drain_pairs):
+            try:
                 while num := drain():
                     moved += num
                     if time.monotonic() > end:
                         break
-        except UnavailableError as error:
-            self._log.error("the spool can't be read or written", error=str(error))
+            except UnavailableError as error:
+                failed = str(error)
+        if failed and failed != self._told_failure:  # once: many steps a second find it so
+            self._log.error("the spool can't be read or written", error=failed)
+        self._told_failure = failed
         return moved
 
     def _drain_pairs(self) -> int:

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from protos import records_pb2 as records
+from registry.at_rest import AtRest
 from serving.shadow.ring import COUNTED_FROM, WRITTEN
 from serving.shadow.strata import ROW_BYTES, TABLE
 from tests.support.shadow import Crashed, Shadow, ids_of, make_sample, open_rows, uniform
@@ -186,8 +187,6 @@ def test_a_pair_that_is_larger_than_a_message_may_be_is_dropped_and_the_others_a
 
 
 def test_with_a_key_no_input_lies_readable_in_spool_or_journal(tmp_path: pathlib.Path) -> None:
-    from registry.at_rest import AtRest
-
     shadow = Shadow(tmp_path, at_rest=AtRest(KEY))
     needle = struct.pack("<4i", *[0x5EC2E7] * 4)
     shadow.stream.away = shadow.teacher.away = True
@@ -206,8 +205,6 @@ def test_with_a_key_no_input_lies_readable_in_spool_or_journal(tmp_path: pathlib
 
 
 def test_a_spool_without_its_journal_and_its_key_waits_and_is_counted_in_the_end(tmp_path: pathlib.Path) -> None:
-    from registry.at_rest import AtRest
-
     shadow = Shadow(tmp_path, at_rest=AtRest(KEY))
     shadow.teacher.away = True
     handed = shadow.hand_over(uniform(5))
@@ -225,6 +222,22 @@ def test_a_spool_without_its_journal_and_its_key_waits_and_is_counted_in_the_end
 
     assert sorted(ids_of(shadow)) == sorted(handed + later)
     assert (rows(shadow, "sampled"), rows(shadow, "published"), rows(shadow, "spooled")) == (7, 7, 0)
+
+
+def test_a_spool_whose_key_is_missing_does_not_hold_up_the_other(tmp_path: pathlib.Path) -> None:
+    shadow = Shadow(tmp_path, at_rest=AtRest(KEY))
+    shadow.stream.away = True
+    shadow.hand_over(uniform(2))
+    shadow.settle()
+    shadow.restart(at_rest=AtRest(bytes(32)))
+    shadow.stream.away, shadow.teacher.away = False, True
+    shadow.hand_over(uniform(3))
+    shadow.settle()
+    shadow.teacher.away = False
+    shadow.settle()
+
+    assert shadow.waiting_teacher.is_empty
+    assert (rows(shadow, "sampled"), rows(shadow, "spooled")) == (5, 5)
 
 
 def test_a_frame_that_never_came_is_a_gap_in_its_stratum(shadow: Shadow, tmp_path: pathlib.Path) -> None:
