@@ -21,7 +21,7 @@ from tests.support.publishing import StreamWriter, make_pair
 from tests.support.waiting import wait_for
 
 PAIRS_PER_MESSAGE = 6
-CHECKPOINTS_BEFORE_A_KILL = (2, 0, 3, 1)
+CHECKPOINTS_BEFORE_A_KILL = (2, 3, 0, 1)
 DETERMINISTIC = {
     "[loop]": "[loop]\ndeterministic = true\ncheckpoint_every_messages = 4",
     "cut_every_pairs = 24": "cut_every_pairs = 48",
@@ -135,7 +135,7 @@ def learned_by(state: dict[str, Any]) -> set[bytes]:
 def test_a_killed_loop_ends_bit_identical_to_one_that_nobody_interrupts(tmp_path: pathlib.Path) -> None:
     stream = written(tmp_path, 120, 1)
 
-    straight, killed = life(tmp_path / "straight", stream, 1), life(tmp_path / "killed", stream, 1, num_kills=3)
+    straight, killed = life(tmp_path / "straight", stream, 1), life(tmp_path / "killed", stream, 1, num_kills=2)
 
     assert killed["learner"]["num_steps"] > 500
     assert killed["progress"]["dead"] == 1

@@ -128,6 +128,7 @@ def test_three_kills_change_nothing_that_is_counted(tmp_path: pathlib.Path) -> N
     run_with_kills(tmp_path, 3, seed=1)
 
 
+@pytest.mark.slow  # CI kills a loop on Kafka in test_kafka_faults
 def test_on_kafka_two_kills_change_nothing_either(kafka_bootstrap: str, tmp_path: pathlib.Path) -> None:
     stream = on_kafka(kafka_bootstrap)
     create_topics(stream)

@@ -51,6 +51,7 @@ def test_a_service_comes_up_through_kafka_and_learns(
     assert not (folder / "everstill-data/stream.sqlite").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_demo_goes_through_kafka_and_leaves_nothing_there(tmp_path: pathlib.Path, kafka_bootstrap: str) -> None:
     arguments = ("--json", "--requests", "200", "--requests-per-s", "50", "--kafka", kafka_bootstrap)

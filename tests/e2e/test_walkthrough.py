@@ -58,8 +58,8 @@ def ask(folder: pathlib.Path) -> str:
 def labels_read(folder: pathlib.Path) -> int:
     """Return how many labels the loop has read."""
     told = read_statuses(open_store(str(folder / "my-service/everstill-data/registry")), "my-service").get("loop", {})
-    labels = told.get("labels") or {}
-    return int(labels.get("joined", 0)) + int(labels.get("waiting", 0))
+    counts = {name: count for name, count in (told.get("labels") or {}).items() if name != "accepted"}
+    return sum(count for count in counts.values() if isinstance(count, int))
 
 
 @contextlib.contextmanager
