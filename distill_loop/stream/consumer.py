@@ -54,6 +54,8 @@ class Consumer(Protocol):
     def poll(self, max_messages: int) -> list[Message]:
         """Return the next messages, at most `max_messages` of each partition, without waiting for any; `advance` moves past one.
 
+        However many there are, what comes is about 32 MiB at most, or one message of each partition.
+
         Messages that were not advanced past come again.
 
         Raises:
@@ -74,7 +76,7 @@ class Consumer(Protocol):
         ...
 
     def oldest_waiting_unix_ns(self) -> int | None:
-        """Return when the stream took the oldest message that wasn't advanced past, None where none waits; raises as `poll`."""
+        """Return when the stream took the oldest message of pairs that wasn't advanced past, None where none waits; raises as `poll`."""
         ...
 
     def close(self) -> None:

@@ -8,14 +8,17 @@ import contextlib
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import structlog
 
 from distill_loop.stream.consumer import Gap, Message, Position
 from protos.embedded_stream import connect
 from protos.errors import UnavailableError
-from protos.topics import PREFIX, topic
+from protos.topics import PAIRS, PREFIX, topic
+
+#: Bytes that one poll brings: each partition has its part of them, so that none starves another, and one message at least.
+MAX_POLL_BYTES = 32 * 2**20
 
 
 class EmbeddedConsumer:
@@ -61,13 +64,14 @@ class EmbeddedConsumer:
                     " WHERE topic = ? AND partition = ? AND offset >= ?"
                     " ORDER BY offset LIMIT ?",
                     (self._names[kind], partition, offset, max_messages),
-                ).fetchall()
-                if not rows and offset < ends[kind, partition]:  # all that was there is gone
+                )
+                found = _some(rows, MAX_POLL_BYTES // len(self._positions))
+                if not found and offset < ends[kind, partition]:  # all that was there is gone
                     self._gaps.append(Gap(kind, partition, offset, ends[kind, partition]))
                     self._positions[kind, partition] = ends[kind, partition]
                 messages += [
-                    Message(kind, partition, found, _headers_of(headers), value, time_ns)
-                    for found, headers, value, time_ns in rows
+                    Message(kind, partition, number, _headers_of(headers), value, time_ns)
+                    for number, headers, value, time_ns in found
                 ]
         return messages
 
@@ -90,7 +94,7 @@ class EmbeddedConsumer:
         return sum(max(0, ends[position] - offset) for position, offset in self._positions.items())
 
     def oldest_waiting_unix_ns(self) -> int | None:
-        """Return when the stream took the oldest message that wasn't advanced past, None where none waits; raises as `poll`."""
+        """Return when the stream took the oldest message of pairs that wasn't advanced past, None where none waits; raises as `poll`."""
         with self._reading() as connection:
             times = [
                 connection.execute(
@@ -98,6 +102,7 @@ class EmbeddedConsumer:
                     (self._names[kind], partition, offset),
                 ).fetchone()
                 for (kind, partition), offset in self._positions.items()
+                if kind == PAIRS
             ]
         return min((row[0] for row in times if row), default=None)
 
@@ -133,6 +138,17 @@ class EmbeddedConsumer:
             raise UnavailableError(
                 f"the stream {self._path} can't be read: {error}", fix="Check the file and its disk"
             ) from None
+
+
+def _some(rows: Iterable[tuple[int, bytes, bytes, int]], max_bytes: int) -> list[tuple[int, bytes, bytes, int]]:
+    """Return rows until their values have so many bytes: no more are read then."""
+    found, num_bytes = [], 0
+    for row in rows:
+        found.append(row)
+        num_bytes += len(row[2])
+        if num_bytes >= max_bytes:
+            break
+    return found
 
 
 def _headers_of(text: bytes) -> dict[str, str]:

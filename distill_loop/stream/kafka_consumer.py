@@ -21,7 +21,7 @@ import structlog
 from distill_loop.stream.consumer import Gap, Message, Position
 from distill_loop.stream.kafka_batches import Unreadable, tell_unreadable
 from protos.errors import EverstillError, UnavailableError
-from protos.topics import topic
+from protos.topics import PAIRS, topic
 from registry.connecting import Connection
 from registry.kafka_options import (
     CONNECT_TIMEOUT_S,
@@ -130,9 +130,10 @@ class KafkaConsumer:
         return sum(max(0, ends[self._places[position]] - offset) for position, offset in self._positions.items())
 
     def oldest_waiting_unix_ns(self) -> int | None:
-        """Return when the stream took the oldest message that wasn't advanced past, None where none waits; raises as `poll`."""
+        """Return when the stream took the oldest message of pairs that wasn't advanced past, None where none waits; raises as `poll`."""
         self._read(1)
-        return min((waiting[0].time_unix_ns for waiting in self._waiting.values() if waiting), default=None)
+        pairs = [waiting for (kind, _), waiting in self._waiting.items() if waiting and kind == PAIRS]
+        return min((waiting[0].time_unix_ns for waiting in pairs), default=None)
 
     def close(self) -> None:
         """Let go of the brokers."""
@@ -149,7 +150,9 @@ class KafkaConsumer:
                 wait_s = max(0.0, end - time.monotonic())
             try:
                 found = client.poll(timeout_ms=int(wait_s * 1000), max_records=room)
-            except kafka.errors.OffsetOutOfRangeError:
+            except kafka.errors.OffsetOutOfRangeError as error:
+                if time.monotonic() > end + ANSWER_S:  # what it says of its offsets and what it does don't agree
+                    raise self._lost(error) from None
                 self._find_again(client)
                 continue
             except Unreadable as unreadable:

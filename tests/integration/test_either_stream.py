@@ -1,12 +1,14 @@
 """What both streams promise, the embedded file and Kafka: one suite, so that neither is a fake of the other."""
 
 import contextlib
+import os
 import pathlib
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from distill_loop.stream import embedded_consumer, kafka_consumer
 from distill_loop.stream.consumer import Gap
 from protos.records import MODEL_HEADER, RECORDS_HEADER, SCHEMA_HEADER
 from protos.topics import PAIRS, TRIALS
@@ -57,12 +59,52 @@ def test_a_message_that_was_not_dealt_with_comes_again_and_counts_as_lag(stream:
     assert consumer.oldest_waiting_unix_ns() is None
 
 
+def test_only_pairs_say_since_when_something_waits(stream: EitherStream) -> None:
+    consumer = stream.consumer()
+    stream.publish(b"row", kind=TRIALS)
+    wait_for(lambda: len(consumer.poll(10)) == 1, what="the row")
+    assert consumer.oldest_waiting_unix_ns() is None
+
+    stream.publish(b"pair")
+    wait_for(lambda: len(consumer.poll(10)) == 2, what="the pair")
+    (pair,) = [one for one in consumer.poll(10) if one.kind == PAIRS]
+    assert consumer.oldest_waiting_unix_ns() == pair.time_unix_ns
+
+
 def test_at_most_so_many_messages_of_a_partition_come_at_once(stream: EitherStream) -> None:
     stream.publish(*(b"%d" % number for number in range(10)))
     stream.publish(b"other", partition=1)
     consumer = stream.consumer()
 
     wait_for(lambda: len(consumer.poll(3)) == 4, what="three messages and the other")
+
+
+def test_what_one_poll_brings_is_bounded_in_bytes_and_no_partition_starves(
+    stream: EitherStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound, size = 2**20, 2**16
+    monkeypatch.setattr(embedded_consumer, "MAX_POLL_BYTES", bound)
+    for name in ("MAX_WAITING_BYTES", "FETCH_BYTES"):
+        monkeypatch.setattr(kafka_consumer, name, bound)
+    for partition in range(PARTITIONS):
+        stream.publish(*([os.urandom(size)] * 50), partition=partition)
+    stream.publish(b"row", kind=TRIALS)
+    consumer = stream.consumer()
+    seen: set[tuple[str, int]] = set()
+    num = 0
+
+    def all_read() -> bool:
+        nonlocal num
+        messages = consumer.poll(1000)
+        assert sum(len(one.value) for one in messages) <= 2 * bound + size  # Kafka: one answer more
+        num += len(messages)
+        seen.update((one.kind, one.partition) for one in messages)
+        assert num < 50 or len(seen) == PARTITIONS + 1
+        for message in messages:
+            consumer.advance(message)
+        return num == 50 * PARTITIONS + 1
+
+    wait_for(all_read, what="all messages", deadline_s=20.0)
 
 
 def test_another_reader_goes_on_from_positions(stream: EitherStream) -> None:

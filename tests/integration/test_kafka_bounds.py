@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from kafka.errors import OffsetOutOfRangeError
 
 from distill_loop.stream import kafka_consumer
 from distill_loop.stream.kafka_consumer import KafkaConsumer
+from protos.errors import UnavailableError
 from protos.topics import PAIRS, TRIALS
 from serving.shadow.message import Message as Outgoing
 from tests.support.either_stream import EitherStream, create_topics, on_kafka, read
@@ -42,3 +44,24 @@ def test_a_long_stream_is_read_ahead_within_bounds_and_no_partition_starves_anot
     offsets = [one.offset for one in read(consumer, COUNT + 1) if one.kind == PAIRS]
     assert offsets == list(range(COUNT))
     assert consumer.num_bytes_waiting == 0
+
+
+def test_a_broker_whose_offsets_do_not_agree_is_not_asked_for_ever(
+    stream: EitherStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_consumer, "ANSWER_S", 0.2)
+    consumer = stream.consumer()
+    assert isinstance(consumer, KafkaConsumer)
+
+    class Lying:
+        def poll(self, **arguments: object) -> None:
+            raise OffsetOutOfRangeError
+
+        def highwater(self, place: object) -> None:
+            return None
+
+    monkeypatch.setattr(consumer, "_reach", Lying)
+    monkeypatch.setattr(consumer, "_find_again", lambda client: None)
+
+    with pytest.raises(UnavailableError):
+        consumer.poll(10)
