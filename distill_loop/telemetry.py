@@ -35,7 +35,7 @@ TRIAL_LOG_EVIDENCE = Gauge(
 LAG = Gauge("everstill_loop_lag_messages", "Stream messages that wait to be read.")
 OLDEST_WAITING = Gauge(
     "everstill_loop_oldest_waiting_s",
-    "Time that the oldest unread message has waited on the stream, in seconds; 0 where none waits.",
+    "Time that the oldest unread message of pairs has waited on the stream, in seconds; 0 where none waits.",
 )
 STALENESS = Gauge(
     "everstill_loop_staleness_s",
