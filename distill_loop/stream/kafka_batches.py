@@ -39,7 +39,7 @@ class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
         except Exception as error:  # a supervision point: bytes of others meet codecs that raise what they like
             first = max(self.fetch_offset, self.next_fetch_offset)
             reason = f"{type(error).__name__}: {error}"
-            raise Unreadable(tp, first, batches.end, batches.time_unix_ms, reason) from error
+            raise Unreadable(tp, first, batches.end_of_last(), batches.time_unix_ms, reason) from error
 
 
 class _Batches:
@@ -47,12 +47,20 @@ class _Batches:
 
     def __init__(self, records: Any) -> None:
         self._records = records
-        self.end = 0
+        self._end = 0
         self.time_unix_ms = 0
 
     def next_batch(self) -> Any:
         """Return the next one, None where there is none."""
         batch = self._records.next_batch()
         if batch is not None:
-            self.end, self.time_unix_ms = batch.next_offset, batch.max_timestamp
+            self._end, self.time_unix_ms = batch.next_offset, batch.max_timestamp
         return batch
+
+    def end_of_last(self) -> int:
+        """Return the offset after the last one. A damaged batch may say anything of that, so the next one's beginning is asked too."""
+        try:
+            following = self._records.next_batch()
+        except kafka.errors.KafkaError:
+            following = None
+        return min(self._end, following.base_offset) if following is not None else self._end
