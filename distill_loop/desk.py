@@ -123,8 +123,8 @@ class Desk:
         """Write what retention removed unread into the ledger; raises UnavailableError, and then it is tried again."""
         gaps = self._progress.new_gaps
         while gaps:
-            kind, partition, first, end = gaps[0]
-            self._office.report_gap(kind, partition, first, end, self._progress.live)
+            kind, partition, first, end, *stream = gaps[0]  # a version before kept no stream
+            self._office.report_gap(kind, partition, first, end, self._progress.live, *stream)
             self._log.error(
                 "messages were removed before they were read", topic=kind, partition=partition, first=first, end=end
             )

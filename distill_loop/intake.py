@@ -233,7 +233,7 @@ class Intake:
             GAPS.labels(gap.kind).inc(gap.end - gap.first)
             self._progress.gaps[gap.kind] = self._progress.gaps.get(gap.kind, 0) + gap.end - gap.first
             if gap.kind != topics.REPORTS:  # each report says what the ones before said
-                self._progress.new_gaps.append((gap.kind, gap.partition, gap.first, gap.end))
+                self._progress.new_gaps.append((gap.kind, gap.partition, gap.first, gap.end, gap.stream))
 
     def _count(self, fate: str, num: int) -> None:
         if num:

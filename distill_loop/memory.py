@@ -98,7 +98,8 @@ class Memory:
         for name, part in self._parts.items():
             if name in state:  # what came to be after it was written begins anew
                 part.load_state_dict(state[name])
-        self._consumer.seek({(kind, partition): offset for kind, partition, offset in state["positions"]})
+        positions = {(kind, partition): offset for kind, partition, offset in state["positions"]}
+        self._consumer.seek(positions, state.get("stream", ""))
         self._saved_positions = self._consumer.positions()
         self._log.info(
             "checkpoint restored", path=self._current.path, num_bytes=len(data), positions=state["positions"]
@@ -130,6 +131,7 @@ class Memory:
             "layout": LAYOUT,
             **{name: part.state_dict() for name, part in self._parts.items()},
             "positions": [[kind, partition, offset] for (kind, partition), offset in positions.items()],
+            "stream": self._consumer.stream,
         }
         sequence = self._current.sequence + 1 if self._current else 1
         new = Checkpoint(path=f"{self._folder}/{self._epoch:06d}-{sequence:09d}", epoch=self._epoch, sequence=sequence)

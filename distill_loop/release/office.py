@@ -149,16 +149,17 @@ class ReleaseOffice:
             actor=self._actor,
         )
 
-    def report_gap(self, kind: str, partition: int, first: int, end: int, live: str | None) -> None:
+    def report_gap(self, kind: str, partition: int, first: int, end: int, live: str | None, stream: str = "") -> None:
         """Write down that offsets `first` up to `end` of a topic's partition were removed unread; may be repeated.
 
         A loop that was killed finds the same gap again, and then perhaps a longer one: what is in the ledger already stays as it is, and a further line
-        says the rest.
+        says the rest. Offsets of another `stream` are others.
         """
+        stream_key = f"-{stream[:16]}" if stream else ""
         while first < end:
             line = self.ledger.append(
                 kind="gap",
-                trial_id=f"gap-{kind}-{partition}-{first}",
+                trial_id=f"gap-{kind}-{partition}-{first}{stream_key}",
                 digest=live or "",
                 previous_digest=None,
                 evidence={"topic": kind, "partition": partition, "first": first, "end": end, "messages": end - first},

@@ -32,12 +32,16 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """Messages that retention removed before they were read: `first` is the first offset that is gone, `end` the one after the last."""
+    """Messages that retention removed before they were read: `first` is the first offset that is gone, `end` the one after the last.
+
+    stream: identity of the stream that offsets are of; empty where it isn't known.
+    """
 
     kind: str
     partition: int
     first: int
     end: int
+    stream: str = ""
 
 
 class Consumer(Protocol):
@@ -47,8 +51,13 @@ class Consumer(Protocol):
         """Return the next offset of each partition."""
         ...
 
-    def seek(self, positions: dict[Position, int]) -> None:
-        """Read on from these offsets; partitions that are not named start at 0."""
+    @property
+    def stream(self) -> str:
+        """The identity of the stream that positions are of; empty where it isn't known, as on Kafka."""
+        ...
+
+    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
+        """Read on from these offsets; partitions that are not named start at 0. `stream` is what they are of."""
         ...
 
     def poll(self, max_messages: int) -> list[Message]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from distill_loop.stream.consumer import Gap, Message, Position
-from protos.embedded_stream import connect
+from protos.embedded_stream import connect, identity_of
 from protos.errors import UnavailableError
 from protos.topics import PAIRS, PREFIX, topic
 
@@ -36,13 +36,20 @@ class EmbeddedConsumer:
         }
         self._connection: sqlite3.Connection | None = None
         self._gaps: list[Gap] = []
+        self._stream = ""
 
     def positions(self) -> dict[Position, int]:
         """Return the next offset of each partition."""
         return dict(self._positions)
 
-    def seek(self, positions: dict[Position, int]) -> None:
-        """Read on from these offsets; partitions that are not named start at 0."""
+    @property
+    def stream(self) -> str:
+        """The identity of the file that positions are of; empty before it was read."""
+        return self._stream
+
+    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
+        """Read on from these offsets, if the file is the one that `stream` says; partitions that are not named start at 0."""
+        self._stream = stream
         self._positions.update(
             {position: offset for position, offset in positions.items() if position in self._positions}
         )
@@ -56,7 +63,7 @@ class EmbeddedConsumer:
         messages = []
         with self._reading() as connection:
             ends = self._ends(connection)
-            self._begin_again_where_replaced(ends)
+            self._begin_again_where_replaced(identity_of(connection), ends)
             for (kind, partition), offset in self._positions.items():
                 rows = connection.execute(
                     # A text that is no UTF-8 would raise; as bytes it is a message like others.
@@ -67,7 +74,7 @@ class EmbeddedConsumer:
                 )
                 found = _some(rows, MAX_POLL_BYTES // len(self._positions))
                 if not found and offset < ends[kind, partition]:  # all that was there is gone
-                    self._gaps.append(Gap(kind, partition, offset, ends[kind, partition]))
+                    self._gaps.append(Gap(kind, partition, offset, ends[kind, partition], self._stream))
                     self._positions[kind, partition] = ends[kind, partition]
                 messages += [
                     Message(kind, partition, number, _headers_of(headers), value, time_ns)
@@ -79,7 +86,7 @@ class EmbeddedConsumer:
         """Move past a message that was dealt with; offsets that retention took away before it become a gap."""
         position = (message.kind, message.partition)
         if message.offset > self._positions[position]:
-            self._gaps.append(Gap(*position, self._positions[position], message.offset))
+            self._gaps.append(Gap(*position, self._positions[position], message.offset, self._stream))
         self._positions[position] = message.end
 
     def take_gaps(self) -> list[Gap]:
@@ -118,10 +125,13 @@ class EmbeddedConsumer:
         ends = {(name, partition): offset for name, partition, offset in rows}
         return {(kind, partition): ends.get((self._names[kind], partition), 0) for kind, partition in self._positions}
 
-    def _begin_again_where_replaced(self, ends: dict[Position, int]) -> None:
-        """Offsets are never given twice, so a stream that ends before our position is another file: read it from its start."""
+    def _begin_again_where_replaced(self, found: str, ends: dict[Position, int]) -> None:
+        """Read another file than the one that our positions are of from its start: it says who it is, or, as offsets are never given twice, it ends
+        before our position."""
+        is_other = bool(self._stream) and found != self._stream
+        self._stream = found
         for (kind, partition), offset in self._positions.items():
-            if offset > ends[kind, partition]:
+            if offset > ends[kind, partition] or (offset and is_other):
                 structlog.get_logger().error(
                     "the stream was replaced, it is read from its start", kind=kind, partition=partition, offset=offset
                 )

@@ -89,7 +89,12 @@ class KafkaConsumer:
         """Return the next offset of each partition."""
         return dict(self._positions)
 
-    def seek(self, positions: dict[Position, int]) -> None:
+    @property
+    def stream(self) -> str:
+        """Nothing: kafka-python doesn't tell a topic's identity."""
+        return ""
+
+    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
         """Read on from these offsets; partitions that are not named stay where they are, at the start in the beginning."""
         for position, offset in positions.items():
             if position not in self._positions:

@@ -26,11 +26,11 @@ from tests.support.waiting import wait_for
 class Stream:
     """A stream of one partition whose oldest messages go."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, first: int = 0) -> None:
         self.folder = folder
         (folder / "everstill.toml").write_text(CONFIG.replace("partitions = 2", "partitions = 1"))
         self._writer = StreamWriter(folder / "stream.sqlite", MODEL, 1)
-        self._number = 0
+        self._number = first
 
     def publish(self, num_messages: int) -> None:
         """Publish messages of one pair."""
@@ -64,6 +64,25 @@ def read_once(loop: Loop) -> None:
     loop.start()
     loop.turn()
     loop.stop()
+
+
+def test_another_stream_that_has_grown_past_the_checkpoint_is_read_and_its_gaps_are_others(
+    tmp_path: pathlib.Path,
+) -> None:
+    backend, num_read = MemoryStore(), []
+    for first in (0, 100):
+        for file in tmp_path.glob("stream.sqlite*"):
+            file.unlink()
+        stream = Stream(tmp_path, first)
+        stream.publish(4 + first // 10)
+        stream.remove_before(2)
+        process = start(tmp_path, ObjectStore(backend))
+        read_once(process._loop)
+        num_read.append(process.progress.read)
+        stream.close()
+
+    assert num_read == [2, 2 + 12]
+    assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 2), (0, 2)]
 
 
 @pytest.mark.parametrize("pattern", [None, "ledger/", "/checkpoints/", "/checkpoint.json"])

@@ -136,7 +136,7 @@ def test_messages_that_retention_took_before_they_were_read_are_a_gap(stream: Ei
     stream.forget_before(4)
 
     assert [one.value for one in read(consumer, 2)] == [b"4", b"5"]
-    assert consumer.take_gaps() == [Gap(PAIRS, 0, 1, 4)]
+    assert consumer.take_gaps() == [Gap(PAIRS, 0, 1, 4, consumer.stream)]
     assert consumer.take_gaps() == []
     assert consumer.lag() == 0
 
@@ -150,7 +150,7 @@ def test_a_stream_of_which_retention_left_nothing_is_a_gap_too(stream: EitherStr
         assert consumer.poll(10) == []
         return consumer.take_gaps()
 
-    assert wait_for(gaps, what="the gap") == [Gap(PAIRS, 0, 0, 6)]
+    assert wait_for(gaps, what="the gap") == [Gap(PAIRS, 0, 0, 6, consumer.stream)]
     assert consumer.lag() == 0
     stream.publish(b"next")
     assert [one.value for one in read(consumer, 1)] == [b"next"]

@@ -1,6 +1,9 @@
 """Reading the embedded stream: order, positions, gaps, dead letters, and counting each record once."""
 
+import concurrent.futures
+import contextlib
 import pathlib
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +15,7 @@ from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
 from distill_loop.stream.streams import letters_of, open_writer
-from protos.embedded_stream import connect
+from protos.embedded_stream import connect, identity_of
 from protos.errors import UnavailableError
 from protos.records import MODEL_HEADER, RECORDS_HEADER, SCHEMA_HEADER
 from protos.topics import PAIRS, TRIALS
@@ -115,11 +118,52 @@ def test_a_stream_that_was_replaced_is_read_from_its_start(
     assert consumer.lag() == 0
 
 
+def test_a_stream_that_was_replaced_and_has_grown_past_our_position_is_read_from_its_start(
+    path: pathlib.Path, writer: StreamWriter, consumer: EmbeddedConsumer
+) -> None:
+    writer.raw(PAIRS, 0, b"old")
+    read_all(consumer)
+    positions, stream = consumer.positions(), consumer.stream
+    consumer.close()
+    writer.close()
+    assert stream
+
+    consumer.seek(positions, stream)
+    assert read_all(consumer) == []  # the same file
+    consumer.close()
+    for file in path.parent.glob("stream.sqlite*"):
+        file.unlink()
+    for number in range(3):
+        writer.raw(PAIRS, 0, b"%d" % number)
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("DELETE FROM message WHERE offset = 0")
+    consumer.seek(positions, stream)
+
+    assert [one.value for one in read_all(consumer)] == [b"1", b"2"]
+    (gap,) = consumer.take_gaps()
+    assert (gap.first, gap.end) == (0, 1)
+    assert gap.stream == consumer.stream != stream
+
+
 def test_a_damaged_file_is_said_to_be(path: pathlib.Path, consumer: EmbeddedConsumer) -> None:
     path.write_bytes(b"not a database" * 1000)
 
     with pytest.raises(UnavailableError, match=r"can't be read"):
         consumer.poll(1)
+
+
+def test_several_that_make_the_file_at_once_all_open_it(tmp_path: pathlib.Path) -> None:
+    for number in range(30):
+        file, together = tmp_path / f"{number}.sqlite", threading.Barrier(3)
+
+        def identity(file: pathlib.Path = file, together: threading.Barrier = together) -> str:
+            together.wait()
+            with contextlib.closing(connect(file)) as connection:
+                return identity_of(connection)
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            told = [pool.submit(identity) for _ in range(3)]
+        assert len({one.result() for one in told}) == 1
 
 
 def test_the_stream_file_is_private(path: pathlib.Path, writer: StreamWriter) -> None:
