@@ -3,9 +3,7 @@
 Decides that a message that is too large is said to be, that as many bytes are on their way as the settings allow, and that nothing is left half sent behind a failed call: its producer is ended, never flushed. One thread.
 """
 
-import collections
 import contextlib
-import time
 from typing import Any
 
 import kafka
@@ -13,6 +11,7 @@ import kafka.errors
 
 from distill_loop.stream.writer import NotWritten, Outgoing
 from protos.topics import topic
+from registry.kafka_delivery import Delivery
 from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, options
 from registry.sections import StreamSection
 
@@ -36,10 +35,15 @@ class KafkaWriter:
             UnavailableError: none answers. NotWritten: they didn't; of the rest some may be on the stream all the same.
         """
         producer = self._connect()
-        delivery = _Delivery(producer, self._settings.max_in_flight_bytes, self._settings.acknowledge_timeout_s)
+        delivery = Delivery(producer, self._settings.max_in_flight_bytes, self._settings.acknowledge_timeout_s)
         try:
             for message in messages:
-                delivery.send(topic(self._model, message.kind, self._prefix), message)
+                headers = [(name, value.encode(errors="replace")) for name, value in message.headers.items()]
+                try:
+                    delivery.send(topic(self._model, message.kind, self._prefix), message, headers)
+                except TOO_LARGE:
+                    delivery.finish()  # what was before it isn't in its way
+                    raise
             delivery.finish()
         except (kafka.errors.KafkaError, ValueError) as error:  # ValueError: no such partition
             producer._sender.force_close()  # before it is known what arrived: nothing more is sent
@@ -72,51 +76,6 @@ class KafkaWriter:
                 )
             except (kafka.errors.KafkaError, OSError):
                 raise attempt.failed() from None
-
-
-class _Delivery:
-    """Messages on their way: no more bytes than may be, and as long as some arrive in time, the others have theirs."""
-
-    def __init__(self, producer: Any, max_bytes: int, patience_s: float) -> None:
-        self._producer = producer
-        self._max_bytes = max_bytes
-        self._patience_s = patience_s
-        self._sent: list[Any] = []
-        self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
-        self._num_bytes = 0
-        self._progress_at = time.monotonic()
-
-    def send(self, name: str, message: Outgoing) -> None:
-        """Hand a message over, waiting for older ones where too many bytes are on their way."""
-        headers = [(name, value.encode(errors="replace")) for name, value in message.headers.items()]
-        size = len(message.value) + sum(len(name) + len(value) for name, value in headers)
-        while self._waiting and self._num_bytes + size > self._max_bytes:
-            self._settle()
-        try:
-            future = self._producer.send(name, message.value, partition=message.partition, headers=headers)
-        except TOO_LARGE:
-            self.finish()  # what was before it isn't in its way
-            raise
-        self._sent.append(future)
-        self._waiting.append((size, future))
-        self._num_bytes += size
-
-    def finish(self) -> None:
-        """Wait until all have arrived."""
-        while self._waiting:
-            self._settle()
-
-    def rest(self, messages: list[Outgoing]) -> list[Outgoing]:
-        """Return those that weren't acknowledged, sent or not, in their order."""
-        arrived = [future.succeeded() for future in self._sent]
-        return [message for place, message in enumerate(messages) if place >= len(arrived) or not arrived[place]]
-
-    def _settle(self) -> None:
-        size, future = self._waiting[0]
-        future.get(max(0.0, self._progress_at + self._patience_s - time.monotonic()))
-        self._progress_at = time.monotonic()
-        self._waiting.popleft()
-        self._num_bytes -= size
 
 
 def _end(producer: Any) -> None:

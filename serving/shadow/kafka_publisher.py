@@ -13,7 +13,6 @@ what is queued, and a later producer id would let it arrive long after what foll
 taken by the broker: the stream then has a message twice, and the loop knows repeats by their record ids. One thread publishes.
 """
 
-import collections
 import contextlib
 import time
 from typing import Any
@@ -24,6 +23,7 @@ import kafka.errors
 from protos.errors import EverstillError, FormatError, UnavailableError
 from protos.topics import DEAD, KINDS, LABELS, PAIRS, topic
 from registry.connecting import Connection
+from registry.kafka_delivery import Delivery
 from registry.kafka_options import (
     CONNECT_TIMEOUT_S,
     OVERHEAD_BYTES,
@@ -177,50 +177,6 @@ class KafkaPublisher:
             raise forbidden(self._settings, name, "Describe, and Write") from None
         except kafka.errors.KafkaError as error:
             raise unreachable(self._settings, error) from None
-
-
-class Delivery:
-    """Messages on their way: keeps their bytes within bounds, and knows which arrived."""
-
-    def __init__(self, producer: Any, max_bytes: int, patience_s: float) -> None:
-        self._producer = producer
-        self._max_bytes = max_bytes
-        self._patience_s = patience_s
-        self._waiting: collections.deque[tuple[Message, Any]] = collections.deque()
-        self._sent: list[Any] = []
-        self._num_bytes = 0
-        self._progress_at = time.monotonic()
-
-    @property
-    def num_accepted(self) -> int:
-        """Messages that the brokers acknowledged."""
-        return sum(future.succeeded() for future in self._sent)
-
-    def send(self, name: str, message: Message, headers: list[tuple[str, bytes]]) -> None:
-        """Hand a message over, waiting for older ones where too many bytes are on their way."""
-        while self._waiting and self._num_bytes + len(message.value) > self._max_bytes:
-            self._settle()
-        future = self._producer.send(name, message.value, headers=headers, partition=message.partition)
-        self._sent.append(future)
-        self._waiting.append((message, future))
-        self._num_bytes += len(message.value)
-
-    def finish(self) -> None:
-        """Wait until all have arrived."""
-        while self._waiting:
-            self._settle()
-
-    def rest(self, messages: list[Message]) -> list[Message]:
-        """Return those that weren't acknowledged, sent or not, in their order."""
-        arrived = [future.succeeded() for future in self._sent]
-        return [message for place, message in enumerate(messages) if place >= len(arrived) or not arrived[place]]
-
-    def _settle(self) -> None:
-        message, future = self._waiting[0]
-        future.get(max(0.0, self._progress_at + self._patience_s - time.monotonic()))
-        self._progress_at = time.monotonic()
-        self._waiting.popleft()
-        self._num_bytes -= len(message.value)
 
 
 def _bury(producer: Any) -> None:

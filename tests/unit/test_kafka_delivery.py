@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, NotEnoughReplicasError
 
-from serving.shadow.kafka_publisher import Delivery
+from registry.kafka_delivery import Delivery
 from serving.shadow.message import Message
 
 
