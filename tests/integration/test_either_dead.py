@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,19 +14,7 @@ from distill_loop.stream.streams import letters_of, open_consumer, open_writer
 from protos.errors import ConfigurationError, FormatError
 from protos.records import REPLAY_HEADER, SCHEMA_HEADER
 from protos.topics import DEAD, PAIRS, TRIALS
-from registry.sections import StreamSection
-from tests.support.either_stream import MODEL, PARTITIONS, EitherStream, create_topics, on_kafka, read
-
-
-@pytest.fixture(params=["embedded", "kafka"])
-def stream(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[EitherStream]:
-    if request.param == "kafka":
-        settings = on_kafka(request.getfixturevalue("kafka_bootstrap"))
-        create_topics(settings)
-    else:
-        settings = StreamSection(path=tmp_path / "stream.sqlite", partitions=PARTITIONS)
-    with contextlib.ExitStack() as stack:
-        yield EitherStream(settings, stack)
+from tests.support.either_stream import MODEL, EitherStream, read
 
 
 def put_letters(stream: EitherStream, *, max_bytes: int = 1000) -> None:

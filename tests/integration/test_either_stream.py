@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import pathlib
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,21 +10,9 @@ from distill_loop.stream import embedded_consumer, kafka_consumer
 from distill_loop.stream.consumer import Gap
 from protos.records import MODEL_HEADER, RECORDS_HEADER, SCHEMA_HEADER
 from protos.topics import PAIRS, TRIALS
-from registry.sections import StreamSection
 from serving.shadow.message import Message as Outgoing
-from tests.support.either_stream import MODEL, PARTITIONS, EitherStream, create_topics, on_kafka, read
+from tests.support.either_stream import MODEL, PARTITIONS, EitherStream, read
 from tests.support.waiting import wait_for
-
-
-@pytest.fixture(params=["embedded", "kafka"])
-def stream(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[EitherStream]:
-    if request.param == "kafka":
-        settings = on_kafka(request.getfixturevalue("kafka_bootstrap"))
-        create_topics(settings)
-    else:
-        settings = StreamSection(path=tmp_path / "stream.sqlite", partitions=PARTITIONS)
-    with contextlib.ExitStack() as stack:
-        yield EitherStream(settings, stack)
 
 
 def test_messages_of_a_partition_come_in_their_order_with_headers_and_time(stream: EitherStream) -> None:
