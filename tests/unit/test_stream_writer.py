@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from distill_loop.stream import dead_app, kafka_writer
+from distill_loop.stream import dead_app
 from distill_loop.stream.consumer import Message
 from distill_loop.stream.dead_letter import DeadLetters, Letter
 from distill_loop.stream.kafka_writer import KafkaWriter
 from distill_loop.stream.writer import NotWritten, Outgoing
 from protos.errors import UnavailableError
 from protos.topics import DEAD, PAIRS
+from registry import kafka_delivery
 from registry.sections import KafkaSection, StreamSection
 
 BOUND, PATIENCE_S = 2**16, 1.0
@@ -56,7 +57,7 @@ def writer_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[KafkaWrite
     def make(fails: dict[int, Exception] | None = None) -> tuple[KafkaWriter, Producer]:
         producer = Producer(fails or {})
         monkeypatch.setattr(KafkaWriter, "_connect", lambda self: producer)
-        monkeypatch.setattr(kafka_writer.time, "monotonic", lambda: producer.now)
+        monkeypatch.setattr(kafka_delivery.time, "monotonic", lambda: producer.now)
         return KafkaWriter(SETTINGS, "tiny"), producer
 
     return make
