@@ -2,7 +2,8 @@
 
 Decides how a letter looks (docs/formats.md) and that each is written once: letters wait in memory and are made safe in one go, before a
 checkpoint moves past what they came from. A loop that is killed in between reads the same messages again; so at its first letter a writer looks at
-what the topic's end holds, and writes none of it twice. A letter that the topic doesn't take whole is cut, and says so. Knows nothing of records. One thread.
+what the topic's end holds, and writes none of it twice. A letter that the topic doesn't take whole is cut, and says so; now and then a whole one is tried again, since
+an operator may have raised the topic's limit. Knows nothing of records. One thread.
 """
 
 import collections
@@ -24,6 +25,8 @@ MAX_HEADER_BYTES = 32 * 2**10
 FRAMING_BYTES, HEADER_FRAMING_BYTES = 256, 10
 #: Letters at the topic's end that are known.
 MAX_KNOWN = 20_000
+#: A topic that took no letter so large is tried anew after this.
+TRY_AGAIN_S = 600.0
 #: Silence after which a reader takes the rest for gone: retention may have removed it. And the pause between two looks.
 SILENT_S, POLL_S = 2.0, 0.01
 #: Headers of a letter; those of its message follow, each with this before its name.
@@ -72,14 +75,22 @@ class DeadLetters:
     Args:
         known: returns the letters at the topic's end; asked once.
         max_bytes: a letter that would be larger, with its headers and all, is cut: the topic wouldn't take it.
+        clock: seconds that only go forward.
     """
 
     def __init__(
-        self, writer: Writer, known: Callable[[], Iterable[Letter]], *, max_bytes: int = MAX_WAITING_BYTES
+        self,
+        writer: Writer,
+        known: Callable[[], Iterable[Letter]],
+        *,
+        max_bytes: int = MAX_WAITING_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writer = writer
         self._ask_known = known
-        self._max_bytes = max_bytes
+        self._most_bytes = self._max_bytes = max_bytes
+        self._clock = clock
+        self._refused_at = 0.0
         self._known: collections.OrderedDict[tuple[str, ...], None] | None = None
         self._waiting: list[Outgoing] = []
         self._waiting_bytes = 0
@@ -98,6 +109,8 @@ class DeadLetters:
         }
         if message.unreadable:
             headers[CUT_FROM] = "0"  # nothing of it can be kept
+        if self._max_bytes < self._most_bytes and self._clock() - self._refused_at >= TRY_AGAIN_S:
+            self._max_bytes = self._most_bytes
         letter = _cut(Outgoing(DEAD, 0, headers, message.value), self._max_bytes)
         self._waiting.append(letter)
         self._waiting_bytes += _size(letter)
@@ -136,7 +149,7 @@ class DeadLetters:
             size = _size(error.rest[0])
             if not error.too_large or _size(_cut(error.rest[0], size // 2)) >= size:
                 raise
-            self._max_bytes = size // 2
+            self._max_bytes, self._refused_at = size // 2, self._clock()
             log = structlog.get_logger()
             log.error("the dead topic takes no letter so large, it is cut", num_bytes=size, fix=error.fix)
             return [_cut(one, self._max_bytes) for one in error.rest]

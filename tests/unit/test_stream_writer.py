@@ -8,7 +8,7 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from distill_loop.stream import dead_app
 from distill_loop.stream.consumer import Message
-from distill_loop.stream.dead_letter import DeadLetters, Letter
+from distill_loop.stream.dead_letter import TRY_AGAIN_S, DeadLetters, Letter
 from distill_loop.stream.kafka_writer import KafkaWriter
 from distill_loop.stream.writer import NotWritten, Outgoing
 from protos.errors import UnavailableError
@@ -115,6 +115,36 @@ def test_a_letter_that_arrived_in_a_write_that_failed_is_not_written_again() -> 
     dead.flush()
 
     assert [one.headers["offset"] for one in writer.taken] == ["0", "1", "2"]
+
+
+class Small(Half):
+    """A stream whose limit an operator raises."""
+
+    most_bytes = 2_000
+
+    def write(self, messages: list[Outgoing]) -> None:
+        for place, one in enumerate(messages):
+            if len(one.value) > self.most_bytes:
+                raise NotWritten("it is too large", rest=messages[place:], too_large=True)
+            self.taken.append(one)
+
+
+def test_a_topic_that_took_no_large_letter_is_tried_again_after_a_while() -> None:
+    writer, now = Small(), 0.0
+    dead = DeadLetters(writer, list, max_bytes=10_000, clock=lambda: now)
+
+    def sizes(offset: int, size: int) -> list[int]:
+        writer.taken.clear()
+        dead.put(Message(PAIRS, 0, offset, {}, bytes(size)), "undecodable", "it is rubbish")
+        dead.flush()
+        return [len(one.value) for one in writer.taken]
+
+    assert 0 < sizes(0, 3_000)[0] < 2_000
+    writer.most_bytes = 5_000
+    assert sizes(1, 3_000)[0] < 2_000  # it isn't asked again and again
+    now += TRY_AGAIN_S
+    assert sizes(2, 3_000) == [3_000]
+    assert sizes(3, 8_000)[0] < 5_000
 
 
 def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
