@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,7 +73,8 @@ class Attempt(logging.Handler):
 
     Given as `kafka_client`, it makes the network client inside, and sees to three things that kafka-python 3.0 doesn't do: a constructor
     that fails leaves sockets and a thread behind; `allow_auto_create_topics` is ignored, so that asking for a topic would make it with
-    the broker's defaults; and why brokers end a connection is in its log, not in its errors.
+    the broker's defaults; and why brokers end a connection is in its log, not in its errors. That log is one for all clients of the process: only
+    what threads of this one say is listened to, the one that makes it and the one that it has for its connections.
     """
 
     def __init__(self, settings: KafkaSection, make: Callable[..., Any]) -> None:
@@ -80,6 +82,7 @@ class Attempt(logging.Handler):
         self._settings = settings
         self._make = make
         self._client: Any = None
+        self._thread = threading.get_ident()
         self._reason = ""
 
     def __call__(self, **configs: Any) -> Any:
@@ -89,6 +92,7 @@ class Attempt(logging.Handler):
 
     def __enter__(self) -> "Attempt":
         knock(self._settings)
+        self._thread = threading.get_ident()
         _CONNECTIONS.addHandler(self)
         return self
 
@@ -97,10 +101,19 @@ class Attempt(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remember why a connection ended: that it did, or that time is over, is no reason where there is a better one."""
+        if not self._is_mine(record.thread):
+            return
         for value in record.args if isinstance(record.args, tuple) else ():
             text = _CLASSES.sub("", str(value))
             if isinstance(value, Exception) and text and not text.startswith("Unable to bootstrap"):
                 self._reason = self._reason if self._reason and _VAGUE.search(text) else text
+
+    def _is_mine(self, thread: int | None) -> bool:
+        """Whether a thread is this client's. A client without a thread for its connections, a producer while it is made, sees to them in ours."""
+        if thread == self._thread:
+            return True
+        connections = getattr(getattr(self._client, "_net", None), "_io_thread", None)
+        return connections is not None and thread == connections.ident
 
     def failed(self) -> UnavailableError:
         """Put away what the constructor began, and return the error that says why it failed."""
