@@ -6,6 +6,7 @@ memory; only where too many wait does a take wait for the stream. Connects the r
 """
 
 import collections
+import dataclasses
 import math
 import statistics
 import time
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from distill_loop.config import LearnerSection
 from distill_loop.judge import Fresh, Judge
 from distill_loop.labels import Labels
+from distill_loop.learner.pair import TrainingPair
 from distill_loop.learner.reading import Opened, PairReader, Row
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
@@ -35,6 +37,8 @@ MAX_STEPS_DUE = 256.0
 LOT_RECORDS = 4096
 #: Messages whose middle time is the stream's own clock where no other may be looked at: less than half of them can't move it.
 CLOCK_MESSAGES = 15
+#: A record may be so much younger than the message that brought it: two machines' clocks. Beyond that its own time is wrong.
+CLOCK_SKEW_NS = 60_000_000_000
 
 
 class Intake:
@@ -193,6 +197,7 @@ class Intake:
             if pair.error is not None:
                 self._bury_pair(message, pair.row, pair.error)  # the gate may have counted it
             else:
+                pair.training = _not_from_the_future(pair.training, message)
                 kept.append(pair)
         self._learn_from(kept)
 
@@ -272,6 +277,14 @@ class Intake:
             DEAD.labels(kind, reason).inc(num)
             self._count("dead", num if kind == topics.PAIRS else 0)
         self._dead.clear()
+
+
+def _not_from_the_future(training: TrainingPair, message: Message) -> TrainingPair:
+    """Return a pair as the learner is to have it: one whose record says a time to come would make a newer teacher's answers seem old until then, so the
+    message's time counts. By the stream's times alone, so that it is the same whenever it is read."""
+    if message.time_unix_ns and training.time_unix_ns > message.time_unix_ns + CLOCK_SKEW_NS:
+        return dataclasses.replace(training, time_unix_ns=message.time_unix_ns)
+    return training
 
 
 def _num_records(message: Message) -> int:

@@ -13,7 +13,7 @@ from distill_loop.config import LearnerSection
 from distill_loop.gates.promise import Outlook
 from distill_loop.gates.trial import TrialIdentity, TrialState
 from distill_loop.gates.verdict import Rule, decide
-from distill_loop.intake import CLOCK_MESSAGES, MAX_STEPS_DUE
+from distill_loop.intake import CLOCK_MESSAGES, CLOCK_SKEW_NS, MAX_STEPS_DUE
 from distill_loop.learner.step import Learner
 from distill_loop.stream import dedupe as window
 from distill_loop.stream.dedupe import Dedupe
@@ -192,6 +192,26 @@ def test_a_message_from_the_future_does_not_set_the_clock(deterministic: bool, t
     assert room.learner.told_times
     assert max(room.learner.told_times) <= time.time_ns()
     room.close()
+
+
+def test_a_record_from_the_future_does_not_make_a_newer_teacher_seem_old(tmp_path: pathlib.Path) -> None:
+    learner = Learner(LearnerSection(hidden=8, embedding=4, buckets=16, holdout_ratio=0.0), MODEL)
+    room = IntakeUnderTest(tmp_path / "stream.sqlite", real_learner=learner)
+    early, ahead, newer = make_pair(1), make_pair(2), make_pair(3)
+    early.time_unix_ns += CLOCK_SKEW_NS // 2  # another machine's clock
+    ahead.time_unix_ns += 365 * 86_400 * 10**9
+    newer.time_unix_ns += CLOCK_SKEW_NS
+    newer.teacher.version = "teacher-2"
+    for pair in (early, ahead, newer):
+        room.writer.pairs([pair])
+        room.read()
+        if pair is early:
+            assert room.progress.newest_pair_unix_ns == early.time_unix_ns
+    room.close()
+
+    assert room.progress.newest_pair_unix_ns <= newer.time_unix_ns
+    assert (room.progress.learned, room.progress.refused) == (3, 0)
+    assert learner.teacher_version == "teacher-2"
 
 
 def test_a_repeat_is_counted_and_not_learned_again(room: IntakeUnderTest) -> None:
