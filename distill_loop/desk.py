@@ -120,7 +120,11 @@ class Desk:
         save()
 
     def report_gaps(self) -> None:
-        """Write what retention removed unread into the ledger; raises UnavailableError, and then it is tried again."""
+        """Write what retention removed unread into the ledger, and which streams were replaced; raises UnavailableError, and then it is tried again."""
+        replaced = self._progress.new_replaced
+        while replaced:
+            self._office.report_replaced(*replaced[0], self._progress.live)
+            del replaced[0]
         gaps = self._progress.new_gaps
         while gaps:
             kind, partition, first, end, *stream = gaps[0]  # a version before kept no stream

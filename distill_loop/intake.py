@@ -24,7 +24,7 @@ from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.reports import Reports
-from distill_loop.telemetry import DEAD, GAPS, PAIRS, STEPS
+from distill_loop.telemetry import DEAD, GAPS, PAIRS, REPLACED, STEPS
 from protos import records_pb2 as records
 from protos import topics
 from protos.errors import RecordError
@@ -233,7 +233,11 @@ class Intake:
                 progress.steps_due = min(self._max_steps_due, progress.steps_due + num * self._settings.steps_per_pair)
 
     def note_gaps(self) -> None:
-        """Count what retention removed unread, and keep it for the ledger."""
+        """Count what retention removed unread, and keep it for the ledger; that a stream is another one, too."""
+        for one in self._consumer.take_replaced():
+            REPLACED.labels(one.kind).inc()
+            if one.kind != topics.REPORTS:
+                self._progress.new_replaced.append(dataclasses.astuple(one))
         for gap in self._consumer.take_gaps():
             GAPS.labels(gap.kind).inc(gap.end - gap.first)
             self._progress.gaps[gap.kind] = self._progress.gaps.get(gap.kind, 0) + gap.end - gap.first

@@ -99,7 +99,7 @@ class Memory:
             if name in state:  # what came to be after it was written begins anew
                 part.load_state_dict(state[name])
         positions = {(kind, partition): offset for kind, partition, offset in state["positions"]}
-        self._consumer.seek(positions, state.get("stream", ""))
+        self._consumer.seek(positions, state["streams"])
         self._saved_positions = self._consumer.positions()
         self._log.info(
             "checkpoint restored", path=self._current.path, num_bytes=len(data), positions=state["positions"]
@@ -109,7 +109,7 @@ class Memory:
     def due(self) -> bool:
         """Whether something was read since the last checkpoint and that is long enough ago."""
         if self._every_messages is not None:
-            return self._period(self._consumer.positions()) > self._period(self._saved_positions)
+            return self._period(self._consumer.positions()) != self._period(self._saved_positions)
         old = time.monotonic() - self._saved_at >= max(self._every_s, SAVING_SHARE * self._save_s)
         return old and self._saved_positions != self._consumer.positions()
 
@@ -131,7 +131,7 @@ class Memory:
             "layout": LAYOUT,
             **{name: part.state_dict() for name, part in self._parts.items()},
             "positions": [[kind, partition, offset] for (kind, partition), offset in positions.items()],
-            "stream": self._consumer.stream,
+            "streams": self._consumer.streams(),
         }
         sequence = self._current.sequence + 1 if self._current else 1
         new = Checkpoint(path=f"{self._folder}/{self._epoch:06d}-{sequence:09d}", epoch=self._epoch, sequence=sequence)
@@ -155,7 +155,11 @@ def _context(path: str) -> bytes:
 
 
 def _upgrade(state: dict[str, Any]) -> None:
-    """Make a state of the layout before this one: it counted all gaps together, and its memory had no retention."""
+    """Make a state of a version before this one: it didn't know whose offsets its positions are, or took the file's identity for all;
+    one of the layout before counted all gaps together, and its memory had no retention."""
+    if "streams" not in state:
+        stream = state.get("stream", "")
+        state["streams"] = {kind: stream for kind, _, _ in state["positions"]} if stream else {}
     gaps = state["progress"]["gaps"]
     if isinstance(gaps, int):
         state["progress"]["gaps"] = {PAIRS: gaps} if gaps else {}

@@ -44,6 +44,11 @@ STALENESS = Gauge(
 GAPS = Counter(
     "everstill_loop_gap_messages_total", "Messages that retention removed before they were read, by topic.", ["kind"]
 )
+REPLACED = Counter(
+    "everstill_loop_replaced_partitions_total",
+    "Partitions of which another stream lay in the old one's place, by topic.",
+    ["kind"],
+)
 CHECKPOINTS = Counter("everstill_loop_checkpoints_total", "Checkpoints written.")
 CHECKPOINT_S = Gauge("everstill_loop_checkpoint_s", "Time that the newest checkpoint took, in seconds.")
 ERRORS = Counter("everstill_loop_unavailable_total", "Steps that something missing (disk, registry, stream) made wait.")

@@ -278,10 +278,12 @@ def render_versions(body: dict[str, Any]) -> str:
 
 
 def _decision(line: dict[str, Any]) -> str:
-    """Return what a ledger line decided; of a gap, which messages are gone."""
+    """Return what a ledger line decided; of a gap, which messages are gone, or where the stream became another one."""
     if line["kind"] != "gap":
         return str(line["kind"])
     gap = line["evidence"]
+    if gap["end"] is None:
+        return f"gap: {gap['topic']}/{gap['partition']}, replaced at offset {gap['first']}"
     return f"gap: {gap['topic']}/{gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"
 
 

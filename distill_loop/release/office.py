@@ -167,6 +167,27 @@ class ReleaseOffice:
             )
             first = int(line.evidence["end"])
 
+    def report_replaced(
+        self, kind: str, partition: int, offset: int, stream: str, successor: str, live: str | None
+    ) -> None:
+        """Write down that a partition, read up to `offset`, is another stream now; may be repeated. What the old one still held nobody can count."""
+        self.ledger.append(
+            kind="gap",
+            trial_id=f"replaced-{kind}-{partition}-{offset}-{stream[:16]}-{successor[:16]}",
+            digest=live or "",
+            previous_digest=None,
+            evidence={
+                "topic": kind,
+                "partition": partition,
+                "first": offset,
+                "end": None,
+                "messages": None,
+                "stream": stream,
+                "replaced_by": successor,
+            },
+            actor=self._actor,
+        )
+
     def newest_pair_unix_s(self, digest: str) -> float:
         """Return the time of the newest pair that a version knows, 0 where its manifest doesn't say."""
         if digest != self._newest_pair[0]:

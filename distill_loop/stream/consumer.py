@@ -1,11 +1,14 @@
 """How the loop reads its stream, whatever it is made of: messages, positions, gaps. Positions are the loop's: they are part of its
-checkpoint, and what a broker remembers of them is only a hint.
+checkpoint, and what a broker remembers of them is only a hint. They are of one stream, which is known by its identity: the file's, or a Kafka topic's.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
 Position = tuple[str, int]
+#: What is logged where another stream lies in the old one's place.
+REPLACED = "the stream was replaced, it is read from its start"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,20 @@ class Gap:
     stream: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Replaced:
+    """Another stream lies where the one was that our position is of. It is read from its start; of the old one nothing more from `offset` on.
+
+    stream, successor: identities of the two, empty where one isn't known; equal where it is the same one, and ends before our position.
+    """
+
+    kind: str
+    partition: int
+    offset: int
+    stream: str
+    successor: str
+
+
 class Consumer(Protocol):
     """Reads some topics of one model. One thread. `embedded_consumer` reads the file, `kafka_consumer` asks brokers."""
 
@@ -51,13 +68,12 @@ class Consumer(Protocol):
         """Return the next offset of each partition."""
         ...
 
-    @property
-    def stream(self) -> str:
-        """The identity of the stream that positions are of; empty where it isn't known, as on Kafka."""
+    def streams(self) -> dict[str, str]:
+        """Return the identity of the stream that positions of each kind are of; empty where it isn't known (yet)."""
         ...
 
-    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
-        """Read on from these offsets; partitions that are not named start at 0. `stream` is what they are of."""
+    def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
+        """Read on from these offsets; partitions that are not named start at 0. `streams`: what they are of, by kind; where it isn't known, what is there."""
         ...
 
     def poll(self, max_messages: int) -> list[Message]:
@@ -78,6 +94,10 @@ class Consumer(Protocol):
 
     def take_gaps(self) -> list[Gap]:
         """Return the gaps that were found since the last call, oldest first."""
+        ...
+
+    def take_replaced(self) -> list[Replaced]:
+        """Return the partitions that were found to be of another stream since the last call, and where something of the old one was read."""
         ...
 
     def lag(self) -> int:

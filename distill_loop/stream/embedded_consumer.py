@@ -5,14 +5,15 @@ before it was read shows as a gap and is counted; a file that somebody replaced 
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
-from distill_loop.stream.consumer import Gap, Message, Position
+from distill_loop.stream.consumer import REPLACED, Gap, Message, Position, Replaced
 from protos.embedded_stream import connect, identity_of
 from protos.errors import UnavailableError
 from protos.topics import PAIRS, PREFIX, topic
@@ -36,20 +37,20 @@ class EmbeddedConsumer:
         }
         self._connection: sqlite3.Connection | None = None
         self._gaps: list[Gap] = []
+        self._replaced: list[Replaced] = []
         self._stream = ""
 
     def positions(self) -> dict[Position, int]:
         """Return the next offset of each partition."""
         return dict(self._positions)
 
-    @property
-    def stream(self) -> str:
-        """The identity of the file that positions are of; empty before it was read."""
-        return self._stream
+    def streams(self) -> dict[str, str]:
+        """Return the identity of the file that positions are of, for each kind the same; empty before it was read."""
+        return dict.fromkeys(self._names, self._stream)
 
-    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
-        """Read on from these offsets, if the file is the one that `stream` says; partitions that are not named start at 0."""
-        self._stream = stream
+    def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
+        """Read on from these offsets, if the file is the one that they are of; partitions that are not named start at 0."""
+        self._stream = next(iter((streams or {}).values()), "")
         self._positions.update(
             {position: offset for position, offset in positions.items() if position in self._positions}
         )
@@ -94,6 +95,11 @@ class EmbeddedConsumer:
         gaps, self._gaps = self._gaps, []
         return gaps
 
+    def take_replaced(self) -> list[Replaced]:
+        """Return the partitions that were found to be of another file since the last call."""
+        replaced, self._replaced = self._replaced, []
+        return replaced
+
     def lag(self) -> int:
         """Return how many messages wait to be read; raises as `poll`."""
         with self._reading() as connection:
@@ -128,13 +134,13 @@ class EmbeddedConsumer:
     def _begin_again_where_replaced(self, found: str, ends: dict[Position, int]) -> None:
         """Read another file than the one that our positions are of from its start: it says who it is, or, as offsets are never given twice, it ends
         before our position."""
-        is_other = bool(self._stream) and found != self._stream
-        self._stream = found
+        before, self._stream = self._stream, found
+        is_other = bool(before) and found != before
         for (kind, partition), offset in self._positions.items():
             if offset > ends[kind, partition] or (offset and is_other):
-                structlog.get_logger().error(
-                    "the stream was replaced, it is read from its start", kind=kind, partition=partition, offset=offset
-                )
+                replaced = Replaced(kind, partition, offset, before, found)
+                self._replaced.append(replaced)
+                structlog.get_logger().error(REPLACED, **dataclasses.asdict(replaced))
                 self._positions[kind, partition] = 0
 
     @contextlib.contextmanager

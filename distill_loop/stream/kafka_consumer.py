@@ -1,8 +1,8 @@
 """Kafka as the stream, its reading side: partitions assigned by hand, no group, offsets from the loop's checkpoint.
 
 Decides how much is read ahead (bounded in messages and bytes: while there is enough, no broker is asked, docs/decisions/0009), and
-what an offset means that the broker doesn't have. Below its log, retention took messages: a gap. Above it, the topic is another one
-than before: it is read from its start. A jump inside the log (a transaction's marker) is no gap: no message was there. A batch that can't be read
+what an offset means that the broker doesn't have. Below its log, retention took messages: a gap. Above it, or where the topic bears another
+identity than the one that positions are of, it is another stream: it is read from its start, once what was read ahead of the old one is dealt with. A jump inside the log (a transaction's marker) is no gap: no message was there. A batch that can't be read
 (damaged, or in a codec that isn't here) becomes one message that says so, and is passed over: only silence means that a broker is away.
 
 The broker is away when it answers neither with messages nor to a question about its offsets: then the client is put away and made
@@ -10,46 +10,34 @@ anew in a thread of its own, and every call raises at once. One thread.
 """
 
 import collections
+import dataclasses
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import kafka
 import kafka.errors
 import structlog
 
-from distill_loop.stream.consumer import Gap, Message, Position
-from distill_loop.stream.kafka_batches import Unreadable, tell_unreadable
+from distill_loop.stream.consumer import REPLACED, Gap, Message, Position, Replaced
+from distill_loop.stream.kafka_batches import Unreadable
+from distill_loop.stream.kafka_client import LOST, connect, identity_of, look_again, put_away
 from protos.errors import EverstillError, UnavailableError
 from protos.topics import PAIRS, topic
 from registry.connecting import Connection
-from registry.kafka_options import (
-    CONNECT_TIMEOUT_S,
-    CREATE_FIX,
-    Attempt,
-    Unreachable,
-    check_partitions,
-    options,
-    unreachable,
-)
-from registry.sections import KafkaSection, StreamSection
+from registry.kafka_options import CONNECT_TIMEOUT_S, CREATE_FIX, Unreachable, check_partitions, unreachable
+from registry.sections import StreamSection
 
 #: Bytes that are read ahead, in all partitions together, and one answer of each broker more.
 MAX_WAITING_BYTES = 32 * 2**20
 #: Messages that are read ahead.
 MAX_WAITING = 4096
-#: Bytes that one answer of a broker brings, in all and of one partition.
-FETCH_BYTES = 16 * 2**20
-PARTITION_FETCH_BYTES = 4 * 2**20
 #: Longest wait for messages that the broker is known to have.
 FETCH_WAIT_S = 0.1
-#: A broker without messages answers after so long; a question waits behind that.
-FETCH_MAX_WAIT_MS = 100
 #: A broker that brought nothing for so long is asked for its offsets, and has so long to answer.
 QUIET_S = 1.0
 ANSWER_S = 2.0
-#: A broker that doesn't answer a request within this is disconnected.
-REQUEST_TIMEOUT_MS = 5000
 
 
 class KafkaConsumer:
@@ -62,20 +50,25 @@ class KafkaConsumer:
     def __init__(self, settings: StreamSection, model: str, partitions: dict[str, int]) -> None:
         self._settings = settings.kafka
         self._model = model
-        self._partitions = {topic(model, kind, settings.prefix): count for kind, count in partitions.items()}
+        self._client_id = f"everstill-loop-{model}"
+        self._names = {kind: topic(model, kind, settings.prefix) for kind in partitions}
+        self._partitions = {self._names[kind]: count for kind, count in partitions.items()}
         self._places: dict[Position, kafka.TopicPartition] = {
-            (kind, partition): kafka.TopicPartition(topic(model, kind, settings.prefix), partition)
+            (kind, partition): kafka.TopicPartition(self._names[kind], partition)
             for kind, count in partitions.items()
             for partition in range(count)
         }
         self._of_place = {place: position for position, place in self._places.items()}
         self._positions: dict[Position, int] = dict.fromkeys(self._places, 0)
+        #: Identity of the topic that the positions of a kind are of.
+        self._streams: dict[str, str] = dict.fromkeys(self._names, "")
         self._waiting: dict[Position, collections.deque[Message]] = {one: collections.deque() for one in self._places}
         self._num_bytes = 0
         #: Gaps that begin after messages that wait.
         self._coming: dict[Position, collections.deque[Gap]] = {one: collections.deque() for one in self._places}
         self._gaps: list[Gap] = []
-        self._connection = Connection(self._connect, _put_away, name=f"kafka-consumer-{model}")
+        self._replaced: list[Replaced] = []
+        self._connection = Connection(self._connect, put_away, name=f"kafka-consumer-{model}")
         self._client: Any = None
         self._answered_at = 0.0
         self._connect_wait_s = CONNECT_TIMEOUT_S + 2.0
@@ -89,13 +82,13 @@ class KafkaConsumer:
         """Return the next offset of each partition."""
         return dict(self._positions)
 
-    @property
-    def stream(self) -> str:
-        """Nothing: kafka-python doesn't tell a topic's identity."""
-        return ""
+    def streams(self) -> dict[str, str]:
+        """Return the identity of the topic that positions of each kind are of; empty before it was read, and from brokers before 2.8."""
+        return dict(self._streams)
 
-    def seek(self, positions: dict[Position, int], stream: str = "") -> None:
-        """Read on from these offsets; partitions that are not named stay where they are, at the start in the beginning."""
+    def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
+        """Read on from these offsets, if the topics are those that they are of; partitions that are not named stay where they are, at the start in the beginning."""
+        self._streams = {kind: (streams or {}).get(kind, "") for kind in self._names}
         for position, offset in positions.items():
             if position not in self._positions:
                 continue
@@ -129,6 +122,11 @@ class KafkaConsumer:
         gaps, self._gaps = self._gaps, []
         return gaps
 
+    def take_replaced(self) -> list[Replaced]:
+        """Return the partitions that were found to be of another topic, or to end before our position, since the last call."""
+        replaced, self._replaced = self._replaced, []
+        return replaced
+
     def lag(self) -> int:
         """Return how many messages wait to be read; raises as `poll`."""
         ends = self._ask("end_offsets")
@@ -146,10 +144,10 @@ class KafkaConsumer:
         self._connection.close()
 
     def _read(self, max_messages: int) -> None:
-        """Read ahead, until each partition has its messages or the broker has no more."""
+        """Read ahead, until each partition has its messages or the broker has no more, or until what was read comes first."""
         client = self._reach()
         end = time.monotonic() + FETCH_WAIT_S
-        while room := self._room(max_messages):
+        while self._follow(client) and (room := self._room(max_messages)):
             wait_s = 0.0
             if not any(self._waiting.values()) and self._behind(client):
                 wait_s = max(0.0, end - time.monotonic())
@@ -158,12 +156,13 @@ class KafkaConsumer:
             except kafka.errors.OffsetOutOfRangeError as error:
                 if time.monotonic() > end + ANSWER_S:  # what it says of its offsets and what it does don't agree
                     raise self._lost(error) from None
-                self._find_again(client)
+                if not self._find_again(client):
+                    break
                 continue
             except Unreadable as unreadable:
                 self._pass_over(client, unreadable)
                 continue
-            except kafka.errors.KafkaError as error:
+            except LOST as error:
                 raise self._lost(error) from None
             if not found:
                 break
@@ -210,25 +209,54 @@ class KafkaConsumer:
         client.seek(unreadable.place, end)
         self._answered_at = time.monotonic()
 
-    def _find_again(self, client: Any) -> None:
-        """Go to the start of each log that doesn't reach back, or up, to our position."""
+    def _follow(self, client: Any) -> bool:
+        """Go to the start of each topic that is another one than our positions are of; False while messages of the old one wait, which come first."""
+        for kind, name in self._names.items():
+            before, found = self._streams[kind], identity_of(client, name)
+            if not found or found == before:
+                continue
+            if before:
+                mine = [position for position in self._places if position[0] == kind]
+                if any(self._waiting[position] for position in mine):
+                    return False
+                for position in mine:
+                    self._start_over(client, position, found)
+            self._streams[kind] = found
+        return True
+
+    def _start_over(self, client: Any, position: Position, successor: str) -> None:
+        if offset := self._positions[position]:
+            replaced = Replaced(*position, offset, self._streams[position[0]], successor)
+            self._replaced.append(replaced)
+            structlog.get_logger().error(REPLACED, **dataclasses.asdict(replaced))
+        self._positions[position] = 0
+        client.seek(self._places[position], 0)
+
+    def _follow_anew(self, client: Any) -> bool:
+        """Follow topics by what brokers say now."""
+        try:
+            look_again(client, ANSWER_S)
+        except LOST as error:
+            raise self._lost(error) from None
+        return self._follow(client)
+
+    def _find_again(self, client: Any) -> bool:
+        """Go to the start of each log that doesn't reach back, or up, to our position; False while messages wait that come first."""
+        if not self._follow_anew(client):
+            return False
         begins, ends = self._ask("beginning_offsets"), self._ask("end_offsets")
         for position, place in self._places.items():
             begin, offset = begins[place], self._next(position)
             if offset > ends[place]:
-                structlog.get_logger().error(
-                    "the stream was replaced, it is read from its start",
-                    kind=position[0],
-                    partition=position[1],
-                    offset=offset,
-                )
-                self._forget(position)
-                self._positions[position] = offset = 0
-                client.seek(place, begin)
+                if self._waiting[position]:
+                    return False
+                self._start_over(client, position, self._streams[position[0]])
+                offset = 0
             if offset < begin:
                 client.seek(place, begin)
-                self._coming[position].append(Gap(*position, offset, begin))
+                self._coming[position].append(Gap(*position, offset, begin, self._streams[position[0]]))
                 self._note_gaps(position)
+        return True
 
     def _note_gaps(self, position: Position) -> None:
         """Move past the gaps that begin where everything before them was dealt with."""
@@ -271,18 +299,21 @@ class KafkaConsumer:
             offsets: dict[kafka.TopicPartition, int] = getattr(client, what)(
                 list(self._of_place), timeout_ms=int(ANSWER_S * 1000)
             )
-        except kafka.errors.KafkaError as error:
+        except LOST as error:
             raise self._lost(error) from None
         self._answered_at = time.monotonic()
         return offsets
 
-    def _lost(self, error: Exception) -> UnavailableError:
-        self._client = None
-        self._connection.give_up()
+    def _lost(self, error: object) -> UnavailableError:
+        self._give_up()
         return unreachable(self._settings, error)
 
+    def _give_up(self) -> None:
+        self._client = None
+        self._connection.give_up()
+
     def _connect(self) -> Any:
-        client = connect(self._settings, f"everstill-loop-{self._model}")
+        client = connect(self._settings, self._client_id)
         try:
             found = {name: len(client.partitions_for_topic(name)) for name in client.topics() & set(self._partitions)}
             missing = [name for name in self._partitions if name not in found]
@@ -292,45 +323,14 @@ class KafkaConsumer:
                     fix=f"{CREATE_FIX}, or have its operator grant the rights Describe and Read",
                 )
             check_partitions(self._partitions, found)
-        except kafka.errors.KafkaError as error:
-            _put_away(client)
+        except LOST as error:
+            put_away(client)
             raise unreachable(self._settings, error) from None
         except EverstillError:
-            _put_away(client)
+            put_away(client)
             raise
         return client
 
 
-def connect(settings: KafkaSection, client_id: str) -> Any:
-    """Return a client that reads without a group, and from nowhere else than it is told.
-
-    Raises:
-        UnavailableError: no broker answers, or they refuse us. ConfigurationError: a certificate can't be used.
-    """
-    with Attempt(settings, kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"]) as attempt:
-        try:
-            client = kafka.KafkaConsumer(
-                **options(settings),
-                kafka_client=attempt,
-                client_id=client_id,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                fetch_max_bytes=FETCH_BYTES,
-                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-                fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
-                enable_incremental_fetch_sessions=False,  # sessions that partitions leave and join all the time
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-            )
-        except (kafka.errors.KafkaError, OSError):
-            raise attempt.failed() from None
-    tell_unreadable(client)
-    return client
-
-
 def _first(waiting: collections.deque[Message], count: int) -> list[Message]:
     return list(itertools.islice(waiting, count))
-
-
-def _put_away(client: Any) -> None:
-    client.close(autocommit=False, timeout_ms=int(CONNECT_TIMEOUT_S * 1000))

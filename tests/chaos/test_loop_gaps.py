@@ -66,23 +66,33 @@ def read_once(loop: Loop) -> None:
     loop.stop()
 
 
-def test_another_stream_that_has_grown_past_the_checkpoint_is_read_and_its_gaps_are_others(
-    tmp_path: pathlib.Path,
+@pytest.mark.parametrize("pattern", [None, "ledger/", "/checkpoint.json"])
+def test_another_stream_that_has_grown_past_the_checkpoint_is_read_and_told_of_and_its_gaps_are_others(
+    pattern: str | None, tmp_path: pathlib.Path
 ) -> None:
-    backend, num_read = MemoryStore(), []
+    backend, num_read, identities = MemoryStore(), [], []
     for first in (0, 100):
         for file in tmp_path.glob("stream.sqlite*"):
             file.unlink()
         stream = Stream(tmp_path, first)
         stream.publish(4 + first // 10)
         stream.remove_before(2)
+        if first and pattern is not None:
+            killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed")))._loop
+            with pytest.raises(Killed):
+                read_once(killed)
         process = start(tmp_path, ObjectStore(backend))
         read_once(process._loop)
         num_read.append(process.progress.read)
+        identities.append(process._consumer.streams()[PAIRS])
         stream.close()
 
     assert num_read == [2, 2 + 12]
-    assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 2), (0, 2)]
+    replaced = [line for line in gaps_of(ObjectStore(backend)) if line.evidence["end"] is None]
+    assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 2), (4, None), (0, 2)]
+    told = {"stream": identities[0], "replaced_by": identities[1], "topic": PAIRS, "partition": 0, "first": 4}
+    assert [{**line.evidence, **told} for line in replaced] == [line.evidence for line in replaced]
+    assert process.progress.gaps == {PAIRS: 4}
 
 
 @pytest.mark.parametrize("pattern", [None, "ledger/", "/checkpoints/", "/checkpoint.json"])

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from distill_loop.stream import embedded_consumer, kafka_consumer
-from distill_loop.stream.consumer import Gap
+from distill_loop.stream import embedded_consumer, kafka_client, kafka_consumer
+from distill_loop.stream.consumer import Gap, Replaced
 from protos.records import MODEL_HEADER, RECORDS_HEADER, SCHEMA_HEADER
 from protos.topics import PAIRS, TRIALS
 from serving.shadow.message import Message as Outgoing
@@ -70,8 +70,8 @@ def test_what_one_poll_brings_is_bounded_in_bytes_and_no_partition_starves(
 ) -> None:
     bound, size = 2**20, 2**16
     monkeypatch.setattr(embedded_consumer, "MAX_POLL_BYTES", bound)
-    for name in ("MAX_WAITING_BYTES", "FETCH_BYTES"):
-        monkeypatch.setattr(kafka_consumer, name, bound)
+    monkeypatch.setattr(kafka_consumer, "MAX_WAITING_BYTES", bound)
+    monkeypatch.setattr(kafka_client, "FETCH_BYTES", bound)
     for partition in range(PARTITIONS):
         stream.publish(*([os.urandom(size)] * 50), partition=partition)
     stream.publish(b"row", kind=TRIALS)
@@ -122,7 +122,7 @@ def test_messages_that_retention_took_before_they_were_read_are_a_gap(stream: Ei
     stream.forget_before(4)
 
     assert [one.value for one in read(consumer, 2)] == [b"4", b"5"]
-    assert consumer.take_gaps() == [Gap(PAIRS, 0, 1, 4, consumer.stream)]
+    assert consumer.take_gaps() == [Gap(PAIRS, 0, 1, 4, consumer.streams()[PAIRS])]
     assert consumer.take_gaps() == []
     assert consumer.lag() == 0
 
@@ -136,7 +136,7 @@ def test_a_stream_of_which_retention_left_nothing_is_a_gap_too(stream: EitherStr
         assert consumer.poll(10) == []
         return consumer.take_gaps()
 
-    assert wait_for(gaps, what="the gap") == [Gap(PAIRS, 0, 0, 6, consumer.stream)]
+    assert wait_for(gaps, what="the gap") == [Gap(PAIRS, 0, 0, 6, consumer.streams()[PAIRS])]
     assert consumer.lag() == 0
     stream.publish(b"next")
     assert [one.value for one in read(consumer, 1)] == [b"next"]
@@ -147,16 +147,24 @@ def test_a_stream_that_was_replaced_is_read_from_its_start(stream: EitherStream)
     stream.publish(b"0", b"1", b"2")
     before = stream.consumer()
     read(before, 3)
+    positions, streams = before.positions(), before.streams()
     before.close()
     stream.replace()
-    stream.publish(b"anew")
+    anew = [b"anew %d" % number for number in range(5)]
+    stream.publish(*anew)  # past our position: only its identity tells
 
     consumer = stream.consumer()
-    consumer.seek({(PAIRS, 0): 3})
+    consumer.seek(positions, streams)
+    assert [one.value for one in read(consumer, 5)] == anew
+    assert consumer.streams()[PAIRS] != streams[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 3, streams[PAIRS], consumer.streams()[PAIRS])]
+    assert (consumer.take_replaced(), consumer.take_gaps(), consumer.lag()) == ([], [], 0)
 
-    assert [one.value for one in read(consumer, 1)] == [b"anew"]
-    assert consumer.take_gaps() == []
-    assert consumer.lag() == 0
+    consumer.seek({(PAIRS, 0): 3})  # as a checkpoint of a version before says it
+    assert [one.value for one in read(consumer, 2)] == anew[3:]
+    consumer.seek({(PAIRS, 0): 9})  # beyond what was ever there
+    assert [one.value for one in read(consumer, 5)] == anew
+    assert [(one.offset, one.successor) for one in consumer.take_replaced()] == [(9, consumer.streams()[PAIRS])]
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00\xff" * 40_000, b'{"not": "ours"}'])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kafka.errors import OffsetOutOfRangeError
 
-from distill_loop.stream import kafka_consumer
+from distill_loop.stream import kafka_client, kafka_consumer
 from distill_loop.stream.kafka_consumer import KafkaConsumer
 from protos.errors import UnavailableError
 from protos.topics import PAIRS, TRIALS
@@ -21,8 +21,8 @@ SIZE, COUNT, AHEAD = 50_000, 400, 2**20
 @pytest.fixture
 def stream(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[EitherStream]:
     monkeypatch.setattr(kafka_consumer, "MAX_WAITING_BYTES", AHEAD)
-    monkeypatch.setattr(kafka_consumer, "FETCH_BYTES", AHEAD)
-    monkeypatch.setattr(kafka_consumer, "PARTITION_FETCH_BYTES", AHEAD // 4)
+    monkeypatch.setattr(kafka_client, "FETCH_BYTES", AHEAD)
+    monkeypatch.setattr(kafka_client, "PARTITION_FETCH_BYTES", AHEAD // 4)
     settings = on_kafka(kafka_bootstrap)
     create_topics(settings)
     with contextlib.ExitStack() as stack:
@@ -61,7 +61,8 @@ def test_a_broker_whose_offsets_do_not_agree_is_not_asked_for_ever(
             return None
 
     monkeypatch.setattr(consumer, "_reach", Lying)
-    monkeypatch.setattr(consumer, "_find_again", lambda client: None)
+    monkeypatch.setattr(consumer, "_find_again", lambda client: True)
+    monkeypatch.setattr(consumer, "_follow", lambda client: True)
 
     with pytest.raises(UnavailableError):
         consumer.poll(10)

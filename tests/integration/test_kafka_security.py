@@ -11,7 +11,7 @@ import kafka as kafka_python
 import pytest
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
-from distill_loop.stream.kafka_consumer import connect
+from distill_loop.stream.kafka_client import connect
 from protos.errors import ConfigurationError
 from protos.topics import PAIRS
 from registry import kafka_options

@@ -99,6 +99,34 @@ def test_a_checkpoint_of_a_student_of_another_shape_is_refused_with_a_sentence(t
     assert "\n" not in str(refused.value)
 
 
+def test_a_checkpoint_by_offsets_is_due_after_a_stream_that_began_anew_too(tmp_path: pathlib.Path) -> None:
+    memory = new_memory(open_store("memory://"), tmp_path, 1)
+    memory._every_messages = 10
+    for offset, due in ((25, True), (29, False), (3, True)):
+        memory._consumer.seek({(PAIRS, 0): offset})
+        assert memory.due() is due
+        memory.save()
+
+
+@pytest.mark.parametrize("before", [{}, {"stream": "f" * 32}])
+def test_a_checkpoint_of_a_version_before_says_less_of_its_stream(
+    before: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    store = open_store("memory://")
+    memory = new_memory(store, tmp_path, 1)
+    memory.save()
+    pointer = Pointers(store, MODEL.name).checkpoint()
+    assert pointer is not None
+    state = checkpoint.load(store.get(pointer.path).data)
+    del state["streams"]
+    store.put(pointer.path, checkpoint.dump({**state, **before}))
+
+    later = new_memory(store, tmp_path, 2)
+
+    assert later.restore()
+    assert later._consumer.streams() == {PAIRS: before.get("stream", "")}
+
+
 def test_a_loop_that_stopped_before_the_first_pair_starts_again(tmp_path: pathlib.Path) -> None:
     store = open_store("memory://")
     new_memory(store, tmp_path, 1).save()

@@ -90,21 +90,26 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
     }
     write_status(store, "filetypes", "loop", body)
     gap = {"topic": "pairs", "partition": 2, "first": 10, "end": 15, "messages": 5}
+    replaced = {**gap, "first": 15, "end": None, "messages": None, "stream": "one", "replaced_by": "another"}
     live = Pointers(store, "filetypes").live()
     assert live is not None
-    Ledger(store, "filetypes").append(
-        kind="gap", trial_id="gap-pairs-2-10", digest=live.digest, previous_digest=None, evidence=gap, actor="a test"
-    )
+    for name, evidence in (("gap-pairs-2-10", gap), ("replaced-pairs-2-15", replaced)):
+        Ledger(store, "filetypes").append(
+            kind="gap", trial_id=name, digest=live.digest, previous_digest=None, evidence=evidence, actor="a test"
+        )
 
     text = everstill("status", cwd=folder).stdout
     shown = everstill("show", live.digest[:6], cwd=folder).stdout
+    versions = everstill("versions", cwd=folder).stdout
 
     assert "7 messages wait to be read, the oldest for 3 s" in text
     assert "the newest pair that the live version knows is 1,500 s old" in text
     assert "the stream took 1,234 pairs, 1,200 were read, 34 are open, 2 were read that no mirror knows of" in text
     assert "5 messages were removed by retention" in text
-    assert "gap: pairs/2, offsets 10 to 14" in everstill("versions", cwd=folder).stdout
+    assert "gap: pairs/2, offsets 10 to 14" in versions
+    assert "gap: pairs/2, replaced at offset 15" in versions
     assert "gap: topic pairs, partition 2, first 10, end 15" in shown
+    assert "stream one, replaced_by another" in shown
     assert Pointers(store, "filetypes").live() == live
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_loop.stream.consumer import Message
+from distill_loop.stream.consumer import Message, Replaced
 from distill_loop.stream.dead_letter import DeadLetters
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.embedded_consumer import EmbeddedConsumer
@@ -123,12 +123,12 @@ def test_a_stream_that_was_replaced_and_has_grown_past_our_position_is_read_from
 ) -> None:
     writer.raw(PAIRS, 0, b"old")
     read_all(consumer)
-    positions, stream = consumer.positions(), consumer.stream
+    positions, streams = consumer.positions(), consumer.streams()
     consumer.close()
     writer.close()
-    assert stream
+    assert streams[PAIRS] == streams[TRIALS] != ""
 
-    consumer.seek(positions, stream)
+    consumer.seek(positions, streams)
     assert read_all(consumer) == []  # the same file
     consumer.close()
     for file in path.parent.glob("stream.sqlite*"):
@@ -137,12 +137,13 @@ def test_a_stream_that_was_replaced_and_has_grown_past_our_position_is_read_from
         writer.raw(PAIRS, 0, b"%d" % number)
     with contextlib.closing(connect(path)) as connection:
         connection.execute("DELETE FROM message WHERE offset = 0")
-    consumer.seek(positions, stream)
+    consumer.seek(positions, streams)
 
     assert [one.value for one in read_all(consumer)] == [b"1", b"2"]
     (gap,) = consumer.take_gaps()
     assert (gap.first, gap.end) == (0, 1)
-    assert gap.stream == consumer.stream != stream
+    assert gap.stream == consumer.streams()[PAIRS] != streams[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 1, streams[PAIRS], gap.stream)]
 
 
 def test_a_damaged_file_is_said_to_be(path: pathlib.Path, consumer: EmbeddedConsumer) -> None:
