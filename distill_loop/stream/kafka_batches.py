@@ -1,6 +1,7 @@
-"""Batches that kafka-python can't read: damaged, in a codec that isn't installed, or with a header's name that is no UTF-8.
+"""Batches that kafka-python can't read: damaged, in a codec that isn't installed, or with a header's name that is no UTF-8; and places of a log that
+brokers can't read themselves.
 
-Decides nothing of what becomes of them: `Unreadable` only says which partition and offsets it is about, which kafka-python's own errors don't. Called by
+Decides nothing of what becomes of them: `Unreadable` and `Damaged` only say which partition and offsets it is about, which kafka-python's own errors don't. Called by
 `kafka_consumer`, in its thread.
 """
 
@@ -24,9 +25,36 @@ class Unreadable(kafka.errors.KafkaError):  # type: ignore[misc]
         self.reason = reason
 
 
+class Damaged(kafka.errors.KafkaError):  # type: ignore[misc]
+    """A log can't be read at `first`: its broker says so, or what it sends is no whole batch. How far that reaches nobody says."""
+
+    def __init__(self, place: kafka.TopicPartition, first: int, reason: str) -> None:
+        super().__init__(f"{place.topic}/{place.partition} can't be read at offset {first}: {reason}")
+        self.place = place
+        self.first = first
+        self.reason = reason
+
+
 def tell_unreadable(client: Any) -> None:
-    """Make a consumer of kafka-python raise `Unreadable` where it can't read a batch."""
-    client._fetcher.PartitionRecords = _Records
+    """Make a consumer of kafka-python raise `Unreadable` where it can't read a batch, and `Damaged` where a broker can't."""
+    fetcher = client._fetcher
+    fetcher.PartitionRecords = _Records
+    parse = fetcher._parse_fetched_data
+
+    def told(fetched: Any) -> Any:
+        try:
+            return parse(fetched)
+        except kafka.errors.KafkaError as error:
+            # No subclass but these: what is out of range, or forbidden, is no damage.
+            if type(error) not in (kafka.errors.KafkaError, kafka.errors.CorruptRecordError):
+                raise
+            if fetcher._subscriptions.position(fetched.topic_partition).offset != fetched.fetched_offset:
+                return None  # an answer to a question that is no longer asked
+            raise Damaged(
+                fetched.topic_partition, fetched.fetched_offset, f"{type(error).__name__}: {error}"
+            ) from error
+
+    fetcher._parse_fetched_data = told
 
 
 class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]

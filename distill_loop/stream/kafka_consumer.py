@@ -21,8 +21,9 @@ import kafka.errors
 import structlog
 
 from distill_loop.stream.consumer import REPLACED, Gap, Message, Position, Replaced
-from distill_loop.stream.kafka_batches import Unreadable
+from distill_loop.stream.kafka_batches import Damaged, Unreadable
 from distill_loop.stream.kafka_client import LOST, connect, identity_of, look_again, put_away
+from distill_loop.stream.kafka_damage import measure
 from protos.errors import EverstillError, UnavailableError
 from protos.topics import PAIRS, topic
 from registry.connecting import Connection
@@ -162,6 +163,9 @@ class KafkaConsumer:
             except Unreadable as unreadable:
                 self._pass_over(client, unreadable)
                 continue
+            except Damaged as damaged:
+                self._pass_over(client, self._measure(damaged))
+                continue
             except LOST as error:
                 raise self._lost(error) from None
             if not found:
@@ -208,6 +212,17 @@ class KafkaConsumer:
         self._waiting[position].append(Message(*position, first, {}, b"", time_ns, end - first, why))
         client.seek(unreadable.place, end)
         self._answered_at = time.monotonic()
+
+    def _measure(self, damaged: Damaged) -> Unreadable:
+        """Return what a broker can't read of its own log; raises UnavailableError where it is another one that can, or none says it."""
+        try:
+            end = self._ask("end_offsets")[damaged.place]
+            unreadable = measure(self._settings, self._client_id, damaged, end)
+        except LOST as error:
+            raise self._lost(error) from None
+        if unreadable is None:
+            raise self._lost(damaged)
+        return unreadable
 
     def _follow(self, client: Any) -> bool:
         """Go to the start of each topic that is another one than our positions are of; False while messages of the old one wait, which come first."""

@@ -1,17 +1,24 @@
 """Batches on Kafka that nobody here can read: they are named, passed over, and hold up nothing."""
 
 import contextlib
+import os
 import pathlib
+import struct
 from collections.abc import Iterator
 
 import kafka
 import kafka.codec
 import pytest
 
+from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.topics import Brokers, wanted_topics
+from protos.errors import UnavailableError
 from protos.topics import PAIRS, topic
+from serving.shadow.message import Message as Outgoing
+from tests.support import kafka as brokers
 from tests.support.either_stream import MODEL, EitherStream, create_topics, on_kafka, read
 from tests.support.intakes import IntakeUnderTest
+from tests.support.waiting import wait_for
 
 
 class Rude(str):
@@ -27,6 +34,21 @@ def stream(kafka_bootstrap: str) -> Iterator[EitherStream]:
     create_topics(settings)
     with contextlib.ExitStack() as stack:
         yield EitherStream(settings, stack)
+
+
+def read_to(consumer: Consumer, end: int) -> list[Message]:
+    """Read partition 0 of the pairs up to an offset."""
+    messages: list[Message] = []
+
+    def enough() -> bool:
+        with contextlib.suppress(UnavailableError):
+            for message in consumer.poll(100):
+                consumer.advance(message)
+                messages.append(message)
+        return consumer.positions()[PAIRS, 0] >= end
+
+    wait_for(enough, what=f"offset {end}", deadline_s=30.0)
+    return messages
 
 
 def publish_rudely(stream: EitherStream) -> None:
@@ -87,6 +109,41 @@ def test_what_can_not_be_read_is_a_dead_letter_and_counts_by_offsets(
 
     assert (first.reason, batch.reason, batch.source.offset) == ("wrong_schema", "undecodable_batch", 1)
     assert (batch.whole, room.progress.dead) == (False, 3)
+
+
+def damage(log: pathlib.Path, offset: int) -> None:
+    """Let a batch say that it is shorter than any can be."""
+    data = bytearray(log.read_bytes())
+    place = 0
+    while struct.unpack_from(">q", data, place) != (offset,):
+        place += 12 + struct.unpack_from(">i", data, place + 8)[0]
+    struct.pack_into(">i", data, place + 8, 1)
+    log.write_bytes(data)
+
+
+@pytest.mark.slow  # a broker of its own
+def test_a_log_that_its_broker_can_not_read_is_named_and_read_on_behind(tmp_path: pathlib.Path) -> None:
+    count, bad = 30, 10
+    with brokers.brokers(tmp_path) as cluster, contextlib.ExitStack() as stack:
+        stream = EitherStream(on_kafka(cluster.bootstrap, compression="none"), stack)
+        create_topics(stream.settings)
+        publisher = stream.publisher()
+        for _ in range(count):  # each a batch of its own
+            publisher.publish([Outgoing(PAIRS, 0, os.urandom(1500))])
+        log = tmp_path / "1/data" / f"{topic(MODEL, PAIRS, stream.settings.prefix)}-0" / f"{0:020}.log"
+        damage(log, bad)
+        consumer = stream.consumer()
+        consumer.seek({(PAIRS, 0): bad + 1})  # the broker looks for it from some batches before
+        behind = read_to(consumer, count)
+        consumer.seek({(PAIRS, 0): 0})
+        whole = read_to(consumer, count)
+
+    for messages, first in ((behind, bad + 1), (whole, 0)):
+        covered = [offset for one in messages for offset in range(one.offset, one.end)]
+        lost = [offset for one in messages if one.unreadable for offset in range(one.offset, one.end)]
+        assert covered == list(range(first, count))
+        assert bad - 1 < min(lost, default=bad) <= max(lost, default=bad) < bad + 5
+    assert any("CorruptRecordError" in one.unreadable for one in behind)
 
 
 def test_a_topic_that_brokers_compress_so_that_nobody_here_reads_it_differs(kafka_bootstrap: str) -> None:

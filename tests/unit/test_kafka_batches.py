@@ -1,13 +1,15 @@
 """A damaged batch of Kafka: which offsets it stands for, whatever it says of itself."""
 
 import struct
+from types import SimpleNamespace
 
 import kafka
 import pytest
+from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.default_records import DefaultRecordBase
 
-from distill_loop.stream.kafka_batches import Unreadable, _Records
+from distill_loop.stream.kafka_batches import Damaged, Unreadable, _Records, tell_unreadable
 
 PLACE = kafka.TopicPartition("t", 0)
 #: Where a batch says how many offsets it has after its first.
@@ -22,6 +24,32 @@ def batch(first: int, count: int) -> bytearray:
     data = bytearray(builder.buffer())
     struct.pack_into(">q", data, 0, first)
     return data
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (CorruptRecordError("CORRUPT_MESSAGE"), Damaged),
+        (KafkaError("Failed to make progress"), Damaged),
+        (OffsetOutOfRangeError({PLACE: 7}), OffsetOutOfRangeError),
+    ],
+)
+def test_what_a_broker_can_not_read_has_its_place(error: KafkaError, becomes: type[KafkaError]) -> None:
+    def parse(_: object) -> None:
+        raise error
+
+    position = SimpleNamespace(offset=7)
+    fetcher = SimpleNamespace(
+        _parse_fetched_data=parse, _subscriptions=SimpleNamespace(position=lambda _: position), PartitionRecords=None
+    )
+    tell_unreadable(SimpleNamespace(_fetcher=fetcher))
+
+    with pytest.raises(becomes) as caught:
+        fetcher._parse_fetched_data(SimpleNamespace(topic_partition=PLACE, fetched_offset=7))
+    if isinstance(caught.value, Damaged):
+        assert (caught.value.place, caught.value.first) == (PLACE, 7)
+        position.offset = 9  # somebody went elsewhere meanwhile
+        assert fetcher._parse_fetched_data(SimpleNamespace(topic_partition=PLACE, fetched_offset=7)) is None
 
 
 @pytest.mark.parametrize("says", [2, 10_000])
