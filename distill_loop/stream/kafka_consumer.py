@@ -6,7 +6,7 @@ identity than the one that positions are of, it is another stream: it is read fr
 (damaged, or in a codec that isn't here) becomes one message that says so, and is passed over: only silence means that a broker is away.
 
 The broker is away when it answers neither with messages nor to a question about its offsets: then the client is put away and made
-anew in a thread of its own, and every call raises at once. One thread.
+anew in a thread of its own, and every call raises at once. So it is where a partition has messages and brings none. One thread.
 """
 
 import collections
@@ -22,8 +22,9 @@ import structlog
 
 from distill_loop.stream.consumer import REPLACED, Gap, Message, Position, Replaced
 from distill_loop.stream.kafka_batches import Damaged, Unreadable
-from distill_loop.stream.kafka_client import LOST, connect, identity_of, look_again, put_away
+from distill_loop.stream.kafka_client import LOST, connect, fetch_position, identity_of, look_again, put_away
 from distill_loop.stream.kafka_damage import measure
+from distill_loop.stream.kafka_stalls import Stalls
 from protos.errors import EverstillError, UnavailableError
 from protos.topics import PAIRS, topic
 from registry.connecting import Connection
@@ -69,6 +70,7 @@ class KafkaConsumer:
         self._coming: dict[Position, collections.deque[Gap]] = {one: collections.deque() for one in self._places}
         self._gaps: list[Gap] = []
         self._replaced: list[Replaced] = []
+        self._stalls: Stalls[kafka.TopicPartition] = Stalls()
         self._connection = Connection(self._connect, put_away, name=f"kafka-consumer-{model}")
         self._client: Any = None
         self._answered_at = 0.0
@@ -166,9 +168,14 @@ class KafkaConsumer:
             except Damaged as damaged:
                 self._pass_over(client, self._measure(damaged))
                 continue
+            except kafka.errors.LogTruncationError as error:
+                if not self._go_back(client, error):
+                    break
+                continue
             except LOST as error:
                 raise self._lost(error) from None
             if not found:
+                self._stalls.note_empty_poll()
                 break
             for place, records in found.items():
                 self._take(self._of_place[place], records)
@@ -247,6 +254,27 @@ class KafkaConsumer:
         self._positions[position] = 0
         client.seek(self._places[position], 0)
 
+    def _go_back(self, client: Any, error: Any) -> bool:
+        """Go back to where logs were cut off, as by the election of a leader that hadn't all of them: others have these offsets now. Returns as `_find_again`."""
+        if None in error.divergent_offsets.values():
+            raise self._lost(error)
+        if not self._follow_anew(client):
+            return False
+        for place, divergent in error.divergent_offsets.items():
+            position, first = self._of_place[place], divergent.offset
+            if first < self._next(position):
+                self._forget(position)
+                self._positions[position] = min(self._positions[position], first)
+                client.seek(place, self._positions[position])
+                log = structlog.get_logger()
+                log.error(
+                    "brokers lost messages, others have their offsets",
+                    topic=place.topic,
+                    partition=place.partition,
+                    first=first,
+                )
+        return True
+
     def _follow_anew(self, client: Any) -> bool:
         """Follow topics by what brokers say now."""
         try:
@@ -306,6 +334,7 @@ class KafkaConsumer:
             for position, place in self._places.items():
                 client.seek(place, self._next(position))
             self._client, self._answered_at = client, time.monotonic()
+            self._stalls.begin()
         return client
 
     def _ask(self, what: Literal["beginning_offsets", "end_offsets"]) -> dict[kafka.TopicPartition, int]:
@@ -314,10 +343,25 @@ class KafkaConsumer:
             offsets: dict[kafka.TopicPartition, int] = getattr(client, what)(
                 list(self._of_place), timeout_ms=int(ANSWER_S * 1000)
             )
+        except KeyError as missing:  # kafka-python leaves it out
+            raise self._lost(f"nobody leads {missing}") from None
         except LOST as error:
             raise self._lost(error) from None
         self._answered_at = time.monotonic()
+        if what == "end_offsets":
+            self._look_for_stalls(client, offsets)
         return offsets
+
+    def _look_for_stalls(self, client: Any, ends: dict[kafka.TopicPartition, int]) -> None:
+        """Raise UnavailableError where a partition has messages that this client doesn't bring."""
+        positions = {place: fetch_position(client, place) for place in self._of_place}
+        for place, silent_s in self._stalls.look(positions, ends).items():
+            self._give_up()
+            raise UnavailableError(
+                f"Kafka at {self._settings.bootstrap} has {place.topic}/{place.partition} up to offset {ends[place]}, and for {silent_s:.0f} s brought"
+                f" nothing from {positions[place]} on",
+                fix="The client is made anew; where that doesn't help, look what the partition's leader says in its log",
+            )
 
     def _lost(self, error: object) -> UnavailableError:
         self._give_up()
