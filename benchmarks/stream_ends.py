@@ -13,7 +13,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +50,7 @@ class InstantTeacher:
     """Answers at once and costs nothing: what is measured is the path."""
 
     is_open = False
+    spans: Sequence[tuple[int, int]] = ()
 
     def __init__(self) -> None:
         self.breaker = self

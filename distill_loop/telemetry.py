@@ -41,6 +41,10 @@ STALENESS = Gauge(
     "everstill_loop_staleness_s",
     "Age of the newest pair that the live version knows, in seconds; 0 before the first version.",
 )
+BREAKER_OPEN = Gauge(
+    "everstill_loop_breaker_open_s",
+    "Time in which gateways' breakers to the teacher were open since the model's beginning, in seconds, of all gateways together.",
+)
 GAPS = Counter(
     "everstill_loop_gap_messages_total", "Messages that retention removed before they were read, by topic.", ["kind"]
 )

@@ -16,7 +16,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.stream.consumer import Consumer
 from distill_loop.stream.reports import Reports
-from distill_loop.telemetry import AGREEMENT, LAG, OLDEST_WAITING, SPOILT_STEPS, STALENESS
+from distill_loop.telemetry import AGREEMENT, BREAKER_OPEN, LAG, OLDEST_WAITING, SPOILT_STEPS, STALENESS
 from protos.errors import UnavailableError
 from protos.topics import LABELS, PAIRS, REPORTS
 from registry.bundle import version_of
@@ -84,6 +84,7 @@ class Telling:
             OLDEST_WAITING.set(waiting_s or 0.0)
         STALENESS.set(staleness_s or 0.0)
         SPOILT_STEPS.set(learner.num_spoilt_steps)
+        BREAKER_OPEN.set(self._reports.breakers.open_s)
         if estimate:
             for bound in ("estimate", "low", "high"):
                 AGREEMENT.labels(bound).set(getattr(estimate, bound))
@@ -96,6 +97,7 @@ class Telling:
             "pairs": {name: getattr(progress, name) for name in FATES},
             "accounts": accounts_of(progress, self._reports),
             "capture": self._reports.strata(),
+            "breaker": {"open_s": self._reports.breakers.open_s, "open_now": self._reports.breakers.open_now},
             "gaps": sum(num for kind, num in progress.gaps.items() if kind != REPORTS),
             "lag": lag,
             "away": away,

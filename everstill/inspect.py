@@ -241,6 +241,10 @@ def _stream(process: dict[str, Any]) -> list[str]:
         lines.append(
             f"  the stream took {accounts['accepted']:,} pairs, {accounts['read']:,} were read, {accounts['open']:,} are open{more}"
         )
+    breaker = process.get("breaker") or {}
+    if breaker.get("open_s") or breaker.get("open_now"):
+        now = f", and now, says {', '.join(breaker['open_now'])}" if breaker["open_now"] else ""
+        lines.append(f"  the teacher was away for {breaker['open_s']:,.0f} s, summed over gateways{now}")
     if gaps := process.get("gaps"):
         lines.append(f"  {gaps:,} messages were removed by retention before they were read: see everstill versions")
     return lines

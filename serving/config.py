@@ -88,6 +88,10 @@ class RedactionRule(Section):
     )
 
 
+#: Room that the mirror takes for each of a journal's two files: what 2 MiB of frames become. A file grows where a step leaves more in flight.
+JOURNAL_FILE_BYTES = 8 * 2**20
+
+
 class CaptureSection(Section):
     """Which requests are shown to the teacher, and how they get there without a caller noticing."""
 
@@ -115,6 +119,10 @@ class CaptureSection(Section):
         5.0, description="Time between two capture reports on the stream, in seconds.", gt=0
     )
     mirror_nice: int = Field(10, description="Niceness of the mirror: it gives way to the workers.", ge=0, le=19)
+
+    def room_bytes(self, workers: int) -> int:
+        """Bytes of disk that a model's hand-over takes at its start: a ring for each worker, and the journal."""
+        return workers * self.ring_bytes + 2 * JOURNAL_FILE_BYTES
 
     @property
     def key(self) -> bytes:

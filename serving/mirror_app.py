@@ -164,6 +164,7 @@ def compose(settings: ServingSettings, teacher: TeacherClient, publisher: Publis
             kind=KINDS[settings.teacher.kind],
             max_batch=settings.teacher.max_batch,
             breaker_open=lambda: teacher.breaker.is_open,
+            breaker_spans=lambda: teacher.breaker.spans,
         ),
         Placing(model, rings, Journal(folder, at_rest), publisher, open_spool, max_message_bytes=max_message_bytes),
     )

@@ -7,6 +7,7 @@ many, and known again when they speak again. Knows no pairs. One thread; part of
 
 from typing import Any, Literal
 
+from distill_loop.stream.breakers import Breakers
 from protos import records_pb2 as records
 from protos.topics import KINDS
 
@@ -29,6 +30,7 @@ class Reports:
         self._newest: dict[Source, records.CaptureReport] = {}
         self._silent: dict[Source, bytes] = {}
         self._ended = records.CaptureReport()
+        self.breakers = Breakers()
 
     def take(self, report: records.CaptureReport) -> None:
         """Take a report in; one of an older epoch, or older than what is known, says nothing new."""
@@ -42,6 +44,7 @@ class Reports:
                 _add(self._ended, known)
             del self._newest[source]  # the newest stands last
         self._newest[source] = report
+        self.breakers.take(report)
         self._sum_up()
 
     def _wake(self, source: Source) -> None:
@@ -102,7 +105,8 @@ class Reports:
         """Return everything as plain values."""
         newest = [report.SerializeToString(deterministic=True) for report in self._newest.values()]
         ended = self._ended.SerializeToString(deterministic=True)
-        return {"newest": newest, "silent": list(self._silent.values()), "ended": ended}
+        silent, breakers = list(self._silent.values()), self.breakers.state_dict()
+        return {"newest": newest, "silent": silent, "ended": ended, "breakers": breakers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become what `state_dict` described."""
@@ -110,6 +114,8 @@ class Reports:
         silent = state.get("silent", [])  # a version before forgot them
         self._silent = {_source(records.CaptureReport.FromString(data)): data for data in silent}
         self._ended = records.CaptureReport.FromString(state["ended"])
+        if "breakers" in state:  # a version before passed over them
+            self.breakers.load_state_dict(state["breakers"])
 
 
 def _source(report: records.CaptureReport) -> Source:

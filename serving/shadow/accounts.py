@@ -20,6 +20,7 @@ from protos import records_pb2 as records
 from protos.topics import LABELS
 from serving.shadow.message import Message
 from serving.shadow.ring import Ring
+from serving.shadow.spans import OpenSpans
 from serving.shadow.strata import SERVED
 from serving.telemetry import DROPPED, GAPS, MISSING, PUBLISHED
 
@@ -91,6 +92,8 @@ class Accounts:
         self.messages = Rows(told.get("messages", {}))
         self.records = Rows(told.get("records", {}))
         self.spools: dict[str, list[int]] = dict(told.get("spools", {}))
+        self.breaker_open = OpenSpans(told.get("breaker_open"))
+        self.breaker_open.begin_again(time.time_ns())
 
     def to_json(self) -> dict[str, Any]:
         """Return what the journal keeps."""
@@ -101,6 +104,7 @@ class Accounts:
             "messages": self.messages,
             "records": self.records,
             "spools": self.spools,
+            "breaker_open": self.breaker_open.to_json(),
         }
 
     def follow(self, number: int, ring: Ring) -> None:

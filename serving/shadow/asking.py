@@ -13,6 +13,7 @@ from protos.records import ARM_TRIAL, ARM_UNIFORM
 from protos.tensors import Array
 from serving.shadow.budget import Budget
 from serving.shadow.rows import Row, TeacherSaid, answers_of, inputs_of, lots_of
+from serving.shadow.spans import Span
 from serving.telemetry import BREAKER_OPEN, TEACHER_ROWS, TEACHER_SECONDS
 
 
@@ -43,6 +44,7 @@ class Asking:
     Args:
         kind: what its output is, an OutputKind.
         breaker_open: whether its breaker is open now.
+        breaker_spans: the newest spans in which it was, oldest first.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Asking:
         kind: int,
         max_batch: int,
         breaker_open: Callable[[], bool] = lambda: False,
+        breaker_spans: Callable[[], list[Span]] = list,
     ) -> None:
         self._teacher = teacher
         self._budget = budget
         self._model = model
         self._kind = kind
         self._breaker_open = breaker_open
+        self.breaker_spans = breaker_spans
         self.max_batch = max_batch
 
     @property

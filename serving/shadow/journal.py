@@ -21,11 +21,12 @@ import structlog
 from protos.errors import FormatError, UnavailableError
 from registry.at_rest import AtRest
 from registry.store import sync_folder
+from serving.config import JOURNAL_FILE_BYTES
 from serving.shadow.message import Message
 
 MAGIC = b"EVJRNL01"
-#: Room taken for each file when it is made, so that a disk that is full later doesn't stop a step: it holds what 2 MiB of frames become.
-FIRST_BYTES = 8 * 2**20
+#: Room taken for each file when it is made, so that a disk that is full later doesn't stop a step.
+FIRST_BYTES = JOURNAL_FILE_BYTES
 CONTEXT = b"journal"
 _HEADER = struct.Struct("<8sQIII")
 _PIECE = struct.Struct("<cI")

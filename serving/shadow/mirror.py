@@ -85,6 +85,7 @@ class Mirror:
         num = sum(len(payloads) for _, payloads in read)
         if num or self._rings.have_moved:
             messages, unanswered = self._moved(read)
+            self._accounts.breaker_open.note(self._asking.breaker_spans())
             if not self._placing.place(messages, unanswered):
                 return 0
             self._adapt(num, time.monotonic() - began)
@@ -201,6 +202,7 @@ class Mirror:
             return
         self._reported_at = time.monotonic()
         self._placing.expire()
+        self._accounts.breaker_open.note(self._asking.breaker_spans())
         self._placing.publish_reports(
             reports_of(self._identity.gateway, self._rings, self._accounts, self._placing.in_flight)
         )

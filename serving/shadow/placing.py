@@ -144,9 +144,9 @@ class Placing:
         return len(messages)
 
     def publish_reports(self, reports: list[Message]) -> None:
-        """Publish reports where the stream takes them; one that is lost is replaced by the next."""
-        if not self.stream_away or self._spools[STREAM].is_empty:
-            self._publish(reports)
+        """Publish reports where the stream takes them; one that is lost is replaced by the next, which says all that it said."""
+        if (not self.stream_away or self._spools[STREAM].is_empty) and not self._publish(reports):
+            self.accounts.breaker_open.taken()
 
     def expire(self) -> None:
         """Drop and count what has waited too long."""

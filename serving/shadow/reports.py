@@ -98,6 +98,8 @@ def _of_mirror(gateway: str, rings: Rings, accounts: Accounts, in_flight: Rows) 
             pending=pending[name],
             gaps=gaps[name],
         )
+    for start, end in accounts.breaker_open.to_json():
+        report.breaker_open.add(start_unix_ns=start, end_unix_ns=end)
     for kind, num in sorted(accounts.messages.items()):
         report.topics.add(kind=kind, messages=num, records=accounts.records[kind])
     return report

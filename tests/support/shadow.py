@@ -107,6 +107,7 @@ class FakeTeacher:
         self.failures = 0
         self.too_wide: int | None = None
         self.asked: list[int] = []
+        self.breaker_spans: list[tuple[int, int]] = []
 
     def ask(self, inputs: Mapping[str, Array], *, before_attempt: Callable[[], bool]) -> FakeAnswer:
         """Answer as the test says."""
@@ -284,7 +285,14 @@ class Shadow:
             self.ring,
             reserve,
             Judging(reserve, KEY),
-            Asking(self.teacher, reserve, model="m", kind=records.OUTPUT_KIND_PROBABILITIES, max_batch=MAX_BATCH),
+            Asking(
+                self.teacher,
+                reserve,
+                model="m",
+                kind=records.OUTPUT_KIND_PROBABILITIES,
+                max_batch=MAX_BATCH,
+                breaker_spans=lambda: self.teacher.breaker_spans,
+            ),
             self.placing,
         )
 

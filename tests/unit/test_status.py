@@ -86,6 +86,7 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
         "oldest_waiting_s": 3.2,
         "staleness_s": 1500.0,
         "accounts": accounts,
+        "breaker": {"open_s": 75.0, "open_now": ["gateway-1"]},
         "gaps": 5,
     }
     write_status(store, "filetypes", "loop", body)

@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.teacher.breaker import CircuitBreaker
+from serving.teacher.breaker import MAX_SPANS, CircuitBreaker
 
 OPEN_S = 5.0
 
@@ -99,6 +99,29 @@ def test_a_probe_that_was_not_made_leaves_the_next_one_free() -> None:
     breaker.abandoned()
 
     assert breaker.allow()
+
+
+def test_it_remembers_from_when_to_when_no_call_was_answered() -> None:
+    clock, seconds_ns = Clock(), 1_000_000_000
+    breaker = CircuitBreaker(2, OPEN_S, clock, lambda: int(clock.now) * seconds_ns)
+    assert breaker.spans == []
+
+    for _ in range(3):  # two that open it, and a call after its pause that fails too
+        assert breaker.allow()
+        breaker.failed()
+        clock.now += OPEN_S
+    assert breaker.spans == [(105 * seconds_ns, 0)]
+    breaker.succeeded()
+    clock.now -= 50  # the clock is set back, and a span begins behind the last one all the same
+    breaker.failed()
+    breaker.failed()
+
+    assert breaker.spans == [(105 * seconds_ns, 115 * seconds_ns), (105 * seconds_ns + 1, 0)]
+    for _ in range(MAX_SPANS):
+        breaker.succeeded()
+        breaker.failed()
+        breaker.failed()
+    assert len(breaker.spans) == MAX_SPANS
 
 
 def test_many_threads_get_one_probe() -> None:
