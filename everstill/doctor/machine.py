@@ -3,13 +3,14 @@
 Decides which lack stops what. Reads only.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from everstill.config import EverstillSettings
 from everstill.doctor.check import Check, fail, ok, warn
@@ -53,6 +54,7 @@ def machine(models: Mapping[str, EverstillSettings] | None) -> Iterator[Check]:
         settings = next(iter(models.values()))
         stream = [] if settings.stream.kafka.bootstrap else [str(settings.stream.path)]
         yield from disk({settings.registry.url, *stream, str(settings.capture.dir)})
+        yield from hand_over(models.values())
         yield from migration(getattr(settings.gateway, "workers", 1), MIGRATE_FILE)
 
 
@@ -118,6 +120,44 @@ def disk(places: set[str]) -> Iterator[Check]:
             yield warn(about, found, "Versions, samples and checkpoints are written there: make room")
         else:
             yield ok(about, found)
+
+
+def hand_over(models: Iterable[EverstillSettings]) -> Iterator[Check]:
+    """Check, for each disk below capture.dir, the room for what its models' rings, journals and spools have not taken yet."""
+    disks: dict[int, list[EverstillSettings]] = {}
+    for settings in models:
+        disks.setdefault(nearest(settings.capture.dir).stat().st_dev, []).append(settings)
+    for there in disks.values():
+        capture = there[0].capture
+        start, most = 0, 0
+        for settings in there:
+            taken = _taken_bytes(settings.capture.dir / settings.model.name)
+            first = settings.capture.room_bytes(settings.gateway.workers)
+            start += max(0, first - taken)
+            most += max(0, first + settings.capture.spool_bytes - taken)
+        free = shutil.disk_usage(nearest(capture.dir)).free
+        about, found = f"room for {capture.dir}", f"{_gib(most)} may still be taken, {_gib(free)} free"
+        if free < start:
+            need = f"{_gib(start)} are taken at the start by rings and journals, {_gib(free)} free"
+            yield fail(about, need, "Make room, set capture.dir or lower capture.ring_bytes", UnavailableError)
+        elif free < most:
+            what = "spools that find the disk full drop samples before capture.spool_bytes is reached"
+            yield warn(about, f"{found}: {what}", "Make room, set capture.dir or lower capture.spool_bytes")
+        else:
+            yield ok(about, found)
+
+
+def _taken_bytes(folder: pathlib.Path) -> int:
+    """Return the bytes of disk that a folder's files have; of one that goes meanwhile, none."""
+    taken = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            taken += path.stat().st_blocks * 512
+    return taken
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
 
 
 def migration(workers: int, file: pathlib.Path) -> Iterator[Check]:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import socket
 import time
+import types
 from typing import Any
 
 import pytest
@@ -180,6 +181,44 @@ def test_little_memory_is_worth_a_warning(tmp_path: pathlib.Path) -> None:
     (little,) = machine.memory(tmp_path / "meminfo")
 
     assert (little.state, little.found) == ("warn", "0.0 GiB available")
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "state", "sentence"),
+    [
+        (1000, "ok", "0.9 GiB may still be taken, 1.0 GiB free"),
+        (500, "warn", "drop samples"),
+        (100, "fail", "0.4 GiB are taken"),
+    ],
+)
+def test_a_disk_without_room_for_rings_journal_and_spools_is_told(
+    free_mib: int, state: str, sentence: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = {"dir": tmp_path / "new", "ring_bytes": 128 * 2**20, "spool_bytes": 512 * 2**20}
+    several = [
+        EverstillSettings.model_validate({"capture": {**capture, **more}, "gateway": {"workers": workers}})
+        for workers, more in ((2, {}), (1, {"dir": tmp_path, "spool_bytes": 2**20}))
+    ]
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=free_mib * 2**20))
+
+    (check,) = machine.hand_over(several)
+
+    assert (check.state, sentence in check.found) == (state, True), check.found
+
+
+def test_what_rings_and_spools_have_taken_is_not_asked_for_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = {"dir": tmp_path, "spool_bytes": 2**20, "ring_bytes": 2**20}
+    settings = EverstillSettings.model_validate({"capture": capture})
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10 * 2**20))
+    assert [check.state for check in machine.hand_over([settings])] == ["fail"]
+
+    folder = tmp_path / settings.model.name / "spool-stream"
+    folder.mkdir(parents=True)
+    (folder / "00000001.seg").write_bytes(bytes(20 * 2**20))
+
+    assert [check.state for check in machine.hand_over([settings])] == ["ok"]
 
 
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
