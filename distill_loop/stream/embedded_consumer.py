@@ -50,7 +50,7 @@ class EmbeddedConsumer:
 
     def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
         """Read on from these offsets, if the file is the one that they are of; partitions that are not named start at 0."""
-        self._stream = next(iter((streams or {}).values()), "")
+        self._stream = next(filter(None, (streams or {}).values()), "")
         self._positions.update(
             {position: offset for position, offset in positions.items() if position in self._positions}
         )
