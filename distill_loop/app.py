@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from distill_loop import check
-from distill_loop.config import LoopSettings
+from distill_loop.config import LoopSettings, digest_of
 from distill_loop.desk import Desk
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
@@ -40,9 +40,11 @@ from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
 from registry.at_rest import AtRest
+from registry.code_version import code_version
 from registry.config import load
 from registry.kafka_options import OVERHEAD_BYTES
 from registry.lease import Lease, LeaseHeld
+from registry.ledger import Facts, LearnedFrom
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 
@@ -118,6 +120,7 @@ class LoopProcess:
             epoch=self._lease.epoch,
             actor=f"loop epoch {self._lease.epoch}",
             text_bytes=settings.learner.text_bytes,
+            facts=Facts(digest_of(settings), code_version()),
         )
 
     def _make_desk(self) -> Desk:
@@ -131,8 +134,14 @@ class LoopProcess:
             model=settings.model,
             promise=self._promise,
             sign_of_life=self.renew_lease,
+            learned_from=self._read_so_far,
             now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
         )
+
+    def _read_so_far(self) -> LearnedFrom:
+        """Return which messages of pairs the learner has been given."""
+        ends = {partition: end for (kind, partition), end in self._consumer.positions().items() if kind == PAIRS}
+        return self._office.learned_from(PAIRS, ends, self._consumer.stream)
 
     def _make_telling(self) -> Telling:
         return Telling(
@@ -171,6 +180,7 @@ class LoopProcess:
             epoch=self._lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
             every_messages=settings.loop.checkpoint_every_messages if settings.loop.deterministic else None,
+            tip=lambda: (tip.number, tip.hash) if (tip := self._office.tip) else (0, ""),
         )
 
     def run(self, stopping: Stopping) -> None:

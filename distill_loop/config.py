@@ -1,5 +1,7 @@
 """Settings of the loop. Read by `registry.config.load`; knows no logic."""
 
+import hashlib
+import json
 import pathlib
 from typing import Any
 
@@ -133,6 +135,11 @@ class ReleaseSection(Section):
         description="ONNX file that is released as the first version at start, ungated, relative to this file; unset: the "
         "student's own first version.",
     )
+    floor: pathlib.Path | None = Field(
+        None,
+        description="ONNX file of a student that is never updated, the last resort of `everstill rollback --floor`, relative to this file; "
+        "unset: the one named last, or else the first version.",
+    )
     bootstrap_pairs: int = Field(
         256, description="Teacher answers after which the first version is released, ungated.", ge=1
     )
@@ -204,3 +211,11 @@ class LoopSettings(SharedSettings):
                 "loop.deterministic is on: learner.threads must be 1, sums of several threads differ in their last bits"
             )
         return self
+
+
+def digest_of(settings: LoopSettings) -> str:
+    """Return the SHA-256 of the loop's settings in force, folders included and secrets masked: what a ledger line names as its configuration."""
+    body = {
+        name: value for name, value in settings.model_dump(mode="json").items() if name in LoopSettings.model_fields
+    }
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -4,6 +4,7 @@ Decides times and shares; verdicts are the gate's, writes the release office's. 
 One thread.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, UNPROM
 from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
-from registry.ledger import Kind, Line
+from registry.ledger import Kind, LearnedFrom, Line
 from registry.plausible import plausible_rows
 from registry.pointers import Trial
 from registry.sections import ModelSection
@@ -44,6 +45,7 @@ class Desk:
     Args:
         model: its inputs say what is tried before there are rows.
         sign_of_life: called now and then during long work, so that the lease doesn't run out.
+        learned_from: says which messages were read so far, for the line of what is cut now.
         now_ns: the time that trials and versions bear; the stream's own where the loop is deterministic.
     """
 
@@ -58,6 +60,7 @@ class Desk:
         model: ModelSection,
         promise: Promise,
         sign_of_life: Callable[[], None],
+        learned_from: Callable[[], LearnedFrom | None] = lambda: None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._progress = progress
@@ -68,6 +71,7 @@ class Desk:
         self._model = model
         self._promise = promise
         self._sign_of_life = sign_of_life
+        self._learned_from = learned_from
         self._now_ns = now_ns
         self._rule = Rule(
             gate.alpha,
@@ -85,15 +89,20 @@ class Desk:
         self._adopt_live()
         trial = self._progress.trial
         if trial is None:
-            self._office.pointers.set_trial(None)
+            self._office.open_trial(None)
             return
         line = self._office.ledger.find(trial.identity.trial_id)
         if line is not None:
             self._settle(line)
         elif self._progress.live != trial.identity.incumbent:
-            self._close(trial, "inconclusive", {"reason": "the incumbent changed"})
+            self._close(trial, "inconclusive", "the incumbent changed")
         else:
-            self._office.pointers.set_trial(_pointer(trial.identity))
+            self._office.open_trial(_pointer(trial.identity))
+
+    def follow(self) -> None:
+        """Act on what somebody else has written into the ledger since the last look: an operator's command."""
+        if self._office.grew():
+            self.reconcile()
 
     def prepare(self) -> Precheck:
         """Trace the student's graph now (seconds), so that no later cut makes callers of the teacher or a verdict wait.
@@ -111,7 +120,8 @@ class Desk:
         return check
 
     def release_file(self, save: Callable[[], None]) -> None:
-        """Release the user's own first version, where one is named and there is none yet."""
+        """Release the user's own first version, where one is named and there is none yet; and write down the floor."""
+        self._office.release_floor()
         line = self._office.release_file()
         if line is None:
             return
@@ -161,7 +171,8 @@ class Desk:
             # Not again before it has learned more.
             progress.first_steps, progress.bootstrap_after = False, progress.kept + self._release.cut_every_pairs
             return
-        self._office.bootstrap(digest, {"pairs": progress.kept, "steps": self._learner.num_steps, **check.evidence()})
+        evidence = {"pairs": progress.kept, "steps": self._learner.num_steps, **check.evidence()}
+        self._office.bootstrap(digest, evidence, self._learned_from(), self._learner.teacher_version)
         self._adopt_live()
         self._log.info("first version released", version=version_of(digest), pairs=progress.kept)
         save()
@@ -235,20 +246,19 @@ class Desk:
             self._supersede(self._progress.trial)
         identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, self._now_ns())
         self._progress.trial = TrialState(identity)
+        learned_from = self._learned_from()
+        self._progress.learned_from = learned_from.model_dump(mode="json") if learned_from else None
         try:
             save()
         except UnavailableError:
             self._progress.trial = None  # no pointer without a checkpoint that knows the trial
             raise
-        self._office.pointers.set_trial(_pointer(identity))
+        self._office.open_trial(_pointer(identity))
         self._log.info("trial opened", trial_id=identity.trial_id, share=share)
 
     def _supersede(self, trial: TrialState) -> None:
         """End a trial without a verdict: the student as it is now will be decided sooner."""
-        decision = self.look()
-        assert decision is not None
-        evidence = {**self._evidence(trial, decision), "reason": "superseded: the learner has overtaken the candidate"}
-        self._close(trial, "inconclusive", evidence)
+        self._close(trial, "inconclusive", "superseded: the learner has overtaken the candidate")
         VERDICTS.labels("INCONCLUSIVE").inc()
 
     def _note_cut(self, digest: str | None, outcome: str, reason: str) -> None:
@@ -272,7 +282,7 @@ class Desk:
         TRIAL_LOG_EVIDENCE.set(decision.log_e)
         if not decision.final:
             return False
-        self._close(trial, KINDS[decision.verdict], self._evidence(trial, decision))
+        self._close(trial, KINDS[decision.verdict])
         VERDICTS.labels(decision.verdict).inc()
         return True
 
@@ -281,8 +291,16 @@ class Desk:
         trial = self._progress.trial
         return decide(self._rule, trial.certain(), trial.cautious(), trial.wait) if trial else None
 
-    def _close(self, trial: TrialState, kind: Kind, evidence: dict[str, Any]) -> None:
-        line = self._office.decide(kind, _pointer(trial.identity), evidence, trial.rows())
+    def _close(self, trial: TrialState, kind: Kind, reason: str = "") -> None:
+        """Write a trial's decision and act on it; `reason` is why it ends where that is not its verdict."""
+        decision = decide(self._rule, trial.certain(), trial.cautious(), trial.wait)
+        evidence = self._evidence(trial, decision) | ({"reason": reason} if reason else {})
+        known = self._progress.learned_from
+        learned_from = LearnedFrom.model_validate(known) if known else None
+        teacher_version = self._learner.teacher_version or None
+        line = self._office.decide(
+            kind, _pointer(trial.identity), evidence, trial.rows(), learned_from, teacher_version
+        )
         self._settle(line)
 
     def _settle(self, line: Line) -> None:
@@ -290,7 +308,7 @@ class Desk:
         self._adopt_live()
         if line.kind == "promote":
             self._promise.promoted(line.trial_id, version_of(line.digest))
-        self._office.pointers.close_trial(line.trial_id)
+        self._office.close_trial(line.trial_id)
         self._progress.trial = None
         self._progress.last_verdict = {"kind": line.kind, "version": version_of(line.digest), **line.evidence}
         self._log.info(
@@ -298,8 +316,7 @@ class Desk:
         )
 
     def _adopt_live(self) -> None:
-        line = self._office.apply_ledger()
-        self._progress.live = line.digest if line else None
+        self._progress.live = self._office.apply_ledger().live
 
     def _evidence(self, trial: TrialState, decision: Decision) -> dict[str, Any]:
         cautious = trial.cautious()
@@ -315,6 +332,8 @@ class Desk:
             "total": cautious.total,
             "lower_bound": decision.lower_bound,
             "share": trial.identity.share,
+            "rule": dataclasses.asdict(self._rule),
+            "wait": dataclasses.asdict(trial.wait),
         }
 
     def _share(self, incumbent: str, candidate: str, rows: dict[str, Array]) -> float:

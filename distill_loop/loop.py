@@ -41,6 +41,7 @@ class Loop:
 
     def turn(self) -> bool:
         """Go round once; returns False where there was nothing to do."""
+        self._desk.follow()
         messages = self._intake.poll()
         if not self._deterministic:
             return self._go_round(messages, STEPS_PER_TURN)

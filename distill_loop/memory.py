@@ -5,7 +5,7 @@ compare-and-swap with the lease's epoch, so a loop that was taken over can't ove
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -49,6 +49,7 @@ class Memory:
         dead_letters: made safe before a checkpoint that moves past them.
         epoch: of the lease.
         every_s: time between two checkpoints while something changes; more where saving takes long, so that it takes a tenth of the time at most.
+        tip: number and hash of the newest ledger line that is known, for the checkpoint's pointer.
         every_messages: instead of time, checkpoints follow the offsets of pairs: one where they pass a multiple of this.
     """
 
@@ -64,6 +65,7 @@ class Memory:
         epoch: int,
         every_s: float,
         every_messages: int | None = None,
+        tip: Callable[[], tuple[int, str]] = lambda: (0, ""),
     ) -> None:
         self._store = store
         self._folder = f"models/{model}/checkpoints"
@@ -75,6 +77,7 @@ class Memory:
         self._epoch = epoch
         self._every_s = every_s
         self._every_messages = every_messages
+        self._tip = tip
         self._current: Checkpoint | None = None
         self._saved_at = time.monotonic()
         self._save_s = 0.0
@@ -134,7 +137,10 @@ class Memory:
             "streams": self._consumer.streams(),
         }
         sequence = self._current.sequence + 1 if self._current else 1
-        new = Checkpoint(path=f"{self._folder}/{self._epoch:06d}-{sequence:09d}", epoch=self._epoch, sequence=sequence)
+        path, (ledger_line, ledger_hash) = f"{self._folder}/{self._epoch:06d}-{sequence:09d}", self._tip()
+        new = Checkpoint(
+            path=path, epoch=self._epoch, sequence=sequence, ledger_line=ledger_line, ledger_hash=ledger_hash
+        )
         self._store.put(new.path, self._at_rest.seal(checkpoint.dump(state), _context(new.path)))
         self._pointers.move_checkpoint(new, self._current)
         previous = self._current.path if self._current else ""

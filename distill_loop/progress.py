@@ -17,7 +17,8 @@ class Progress:
     (topic, partition, offset up to which the old one was read, identity of the old one and of the new one). steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
     that were learned when a trial was last asked to make room. first_steps: whether the steps before the first version were taken; bootstrap_after: pairs
-    before which it isn't tried again. recent_times: of the newest messages of pairs, where the loop is deterministic. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live.
+    before which it isn't tried again. recent_times: of the newest messages of pairs, where the loop is deterministic. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live. learned_from: messages that the open trial's candidate had learned from
+    when it was cut, as a ledger line names them.
     """
 
     taken: int = 0
@@ -43,6 +44,7 @@ class Progress:
     cuts: int = 0
     unpromising: int = 0
     live: str | None = None
+    learned_from: dict[str, Any] | None = None
     trial: TrialState | None = None
     last_cut: dict[str, Any] | None = None
     last_verdict: dict[str, Any] | None = None

@@ -22,6 +22,7 @@ from protos.topics import LABELS, PAIRS, REPORTS
 from registry.bundle import version_of
 from registry.status import write_status
 from registry.store import ObjectStore
+from registry.witnesses import seen
 
 FATES = ("read", "learned", "held_out", "repeats", "dead", "refused")
 
@@ -93,6 +94,7 @@ class Telling:
             "stopped": stopped,
             "pid": os.getpid(),
             "epoch": self._epoch,
+            "ledger": seen(self._office.tip),
             "live": version_of(progress.live) if progress.live else None,
             "pairs": {name: getattr(progress, name) for name in FATES},
             "accounts": accounts_of(progress, self._reports),

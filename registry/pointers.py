@@ -1,7 +1,7 @@
 """The pointers of a model: which version is live, which candidate is on trial, where the loop's newest checkpoint lies.
 
-Decides only that a pointer moves by compare-and-swap and never to an older epoch. The loop and an operator's command move
-them; gateways only read. See docs/formats.md for their bytes. Any thread, any process.
+Decides only that a pointer moves by compare-and-swap and never to an older epoch. The loop moves them, and an operator's command the
+live one; gateways only read. See docs/formats.md for their bytes. Any thread, any process.
 """
 
 from typing import TypeVar
@@ -32,24 +32,45 @@ class Trial(Section):
 
 
 class Checkpoint(Section):
-    """The loop's newest checkpoint."""
+    """The loop's newest checkpoint, and the newest ledger line that the loop knew when it was written (0: none, or a version before wrote it)."""
 
     path: str
     epoch: int
     sequence: int
+    ledger_line: int = 0
+    ledger_hash: str = ""
+
+
+class _OpenTrial(Trial):
+    """The open trial as trial.json has it: with the epoch of the loop that opened it, or took it over."""
+
+    epoch: int = 0
+
+    @property
+    def trial(self) -> Trial:
+        return Trial.model_validate(self.model_dump(exclude={"epoch"}))
 
 
 class _NoTrial(Section):
     """What the trial pointer holds between trials, so that it can be swapped like any other."""
 
     closed: str
+    epoch: int = 0
 
 
-class _TrialPointer(pydantic.RootModel[Trial | _NoTrial]):
+class _TrialPointer(pydantic.RootModel[_OpenTrial | _NoTrial]):
     """What trial.json holds."""
 
 
 Pointer = TypeVar("Pointer", bound=pydantic.BaseModel)
+
+
+class PointerMoved(ConflictError):
+    """The pointer isn't any more what its mover had read."""
+
+
+class StaleEpoch(ConflictError):
+    """The pointer was moved by a newer holder of the lease."""
 
 
 class Pointers:
@@ -65,7 +86,8 @@ class Pointers:
 
     def trial(self) -> Trial | None:
         """Return the open trial, or None."""
-        return self._read_trial()[0]
+        body, _ = self._read("trial", _TrialPointer)
+        return body.root.trial if body and isinstance(body.root, _OpenTrial) else None
 
     def checkpoint(self) -> Checkpoint | None:
         """Return where the newest checkpoint lies, or None before the first."""
@@ -75,7 +97,7 @@ class Pointers:
         """Move the live pointer if it still is `expected`.
 
         Raises:
-            ConflictError: it isn't, or its epoch is newer than `new`'s.
+            PointerMoved: it isn't. StaleEpoch: its epoch is newer than `new`'s.
         """
         current, version = self._read("live", Live)
         self._move("live", new, current, version, expected, current.epoch if current else 0)
@@ -85,27 +107,31 @@ class Pointers:
         current, version = self._read("checkpoint", Checkpoint)
         self._move("checkpoint", new, current, version, expected, current.epoch if current else 0)
 
-    def set_trial(self, new: Trial | None) -> None:
-        """Open a trial, or close the open one with None.
+    def set_trial(self, new: Trial | None, *, epoch: int) -> None:
+        """Open a trial, or close the open one with None. The pointer keeps the epoch, so that who has an older one can't move it any more.
+
+        Args:
+            epoch: of the mover's lease.
 
         Raises:
-            ConflictError: somebody else changed it at the same moment.
+            StaleEpoch: a newer holder of the lease has set it. Moved: somebody else changed it at the same moment.
         """
-        current, version = self._read_trial()
-        if new == current:
+        body, version = self._read("trial", _TrialPointer)
+        held = body.root if body else _NoTrial(closed="")
+        if held.epoch > epoch:
+            raise _stale("trial", held.epoch, epoch)
+        current = held.trial if isinstance(held, _OpenTrial) else None
+        if new == current and held.epoch == epoch:
             return
-        body = new or _NoTrial(closed=current.trial_id if current else "")
-        self._store.swap(f"{self._folder}/trial.json", body.model_dump_json().encode(), version)
+        closed = held.trial_id if isinstance(held, _OpenTrial) else held.closed
+        after = _OpenTrial(**new.model_dump(), epoch=epoch) if new else _NoTrial(closed=closed, epoch=epoch)
+        self._store.swap(f"{self._folder}/trial.json", after.model_dump_json().encode(), version)
 
-    def close_trial(self, trial_id: str) -> None:
-        """Close this trial where it is the open one: a loop that slept must not close what its successor has opened.
-
-        Raises:
-            ConflictError: somebody else changed the pointer at the same moment.
-        """
+    def close_trial(self, trial_id: str, *, epoch: int) -> None:
+        """Close this trial where it is the open one; raises as `set_trial`."""
         current = self.trial()
         if current is not None and current.trial_id == trial_id:
-            self.set_trial(None)
+            self.set_trial(None, epoch=epoch)
 
     def _read(self, name: str, kind: type[Pointer]) -> tuple[Pointer | None, str | None]:
         path = f"{self._folder}/{name}.json"
@@ -120,10 +146,6 @@ class Pointers:
                 f"{path} is not a pointer: {error.errors()[0]['msg']}", fix="Restore it from the ledger's last line"
             ) from None
 
-    def _read_trial(self) -> tuple[Trial | None, str | None]:
-        body, version = self._read("trial", _TrialPointer)
-        return (body.root if body and isinstance(body.root, Trial) else None), version
-
     def _move(
         self,
         name: str,
@@ -136,10 +158,14 @@ class Pointers:
         if current == new:
             return
         if current != expected:
-            raise ConflictError(f"the {name} pointer was moved by somebody else", fix="Read it again and decide again")
+            raise PointerMoved(f"the {name} pointer was moved by somebody else", fix="Read it again and decide again")
         if new.epoch < epoch:
-            raise ConflictError(
-                f"the {name} pointer belongs to epoch {epoch}, this process to {new.epoch}",
-                fix="A newer loop took over; stop this one",
-            )
+            raise _stale(name, epoch, new.epoch)
         self._store.swap(f"{self._folder}/{name}.json", new.model_dump_json().encode(), version)
+
+
+def _stale(name: str, epoch: int, mine: int) -> StaleEpoch:
+    return StaleEpoch(
+        f"the {name} pointer belongs to epoch {epoch}, this process to {mine}",
+        fix="A newer loop took over; stop this one",
+    )

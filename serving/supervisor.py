@@ -37,6 +37,7 @@ from serving.shadow.budget import allowed_rows
 from serving.shadow.publishers import check_stream
 from serving.supervision.capture_lock import lock
 from serving.supervision.child import Child, Event
+from serving.supervision.last_line import LastLine
 from serving.supervision.memory import Memories
 from serving.supervision.port import HeldPort, address_of, hold
 from serving.supervision.rollout import Rollout, Target
@@ -59,6 +60,7 @@ class Followed:
     settings: ServingSettings
     pointers: Pointers
     target: Target
+    last_line: LastLine
     trial: Trial | None = None
     refused: "collections.deque[dict[str, Any]]" = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=REFUSED_KEPT)
@@ -87,7 +89,9 @@ class Supervisor:
         self._metrics_dir = pathlib.Path(tempfile.mkdtemp(prefix="everstill-metrics-"))
         self._rollout = Rollout(list(models))
         self._models = {
-            name: Followed(own, Pointers(self._store, name), self._rollout.targets[name])
+            name: Followed(
+                own, Pointers(self._store, name), self._rollout.targets[name], LastLine(Ledger(self._store, name))
+            )
             for name, own in models.items()
         }
         file = ["--config", str(config)] if config else []
@@ -193,7 +197,7 @@ class Supervisor:
             line = Ledger(self._store, model).line(live.ledger_line)
         except EverstillError:
             return False
-        return line.kind == "rollback" and line.digest == live.digest
+        return line.kind in ("rollback", "pin") and line.digest == live.digest
 
     def _tell(self) -> None:
         """Tell each child what is wished of it now."""
@@ -365,6 +369,7 @@ class Supervisor:
                 "metrics_address": self._metrics_address,
                 "trial": one.trial.trial_id if one.trial else None,
                 "refused": list(one.refused),
+                "ledger": one.last_line.look(),
             }
             if stopped:
                 body["live"] = None

@@ -1,4 +1,4 @@
-"""A first version from an ONNX file of the user's: what it must be before it is published.
+"""A version from an ONNX file of the user's, the first one or the floor: what it must be before it is published.
 
 Decides whether the file is what [model] declares, by its graph and by what it answers to plausible inputs: names, types, shapes, finite,
 the same twice, quick and small enough. Its bytes are published as they are. Called once, at start. One thread.
@@ -48,18 +48,28 @@ class FirstVersion:
     note: str
 
 
-def examine(path: pathlib.Path, model: ModelSection, limits: ReleaseSection) -> FirstVersion:
-    """Return the file as a first version.
+def examine(
+    path: pathlib.Path, model: ModelSection, limits: ReleaseSection, key: str = "release.first_version"
+) -> FirstVersion:
+    """Return the file as a version.
+
+    Args:
+        key: the setting that names it.
 
     Raises:
         ConfigurationError: it can't be read or isn't what [model] declares; the sentence says what differs.
     """
     try:
+        return _examine(path, model, limits)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key} {error.message}", fix=error.fix) from None
+
+
+def _examine(path: pathlib.Path, model: ModelSection, limits: ReleaseSection) -> FirstVersion:
+    try:
         onnx_bytes = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(
-            f"release.first_version {path} can't be read: {error.strerror}", fix="Name an ONNX file"
-        ) from None
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}", fix="Name an ONNX file") from None
     if len(onnx_bytes) > limits.max_bytes:
         _refuse(path, f"has {len(onnx_bytes)} bytes, release.max_bytes allows {limits.max_bytes}")
     try:
@@ -141,6 +151,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _refuse(path: pathlib.Path, what: str, fix: str = "") -> NoReturn:
-    raise ConfigurationError(
-        f"release.first_version {path.name} {what}", fix=fix or "Let the file and [model] agree"
-    ) from None
+    raise ConfigurationError(f"{path.name} {what}", fix=fix or "Let the file and [model] agree") from None

@@ -18,16 +18,18 @@ from torch import nn
 from distill_loop.config import ReleaseSection
 from distill_loop.release.candidate import Origin, build_files
 from distill_loop.release.export import Exporter
-from distill_loop.release.first_version import examine
+from distill_loop.release.first_version import FirstVersion, examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from protos.tensors import Array
 from registry.bundle import MODEL, fetch_bundle, read_manifest, write_bundle
-from registry.ledger import Kind, Ledger, Line
-from registry.pointers import Live, Pointers, Trial
+from registry.ledger import Facts, Kind, LearnedFrom, Ledger, LedgerMoved, Line, Range
+from registry.pointers import Pointers, Trial
 from registry.sections import ModelSection
+from registry.standing import Standing, apply_ledger, sentence_of
 from registry.store import ObjectStore
 
 BOOTSTRAP = "bootstrap"
+NO_FACTS = Facts()
 
 
 class ReleaseOffice:
@@ -36,6 +38,7 @@ class ReleaseOffice:
     Args:
         epoch: of the loop's lease; pointers refuse an older one.
         text_bytes: width of the window that a BYTES input is read through.
+        facts: what this process writes into each ledger line.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ReleaseOffice:
         epoch: int,
         actor: str,
         text_bytes: int,
+        facts: Facts = NO_FACTS,
     ) -> None:
         self._store = store
         self._model = model
@@ -56,7 +60,8 @@ class ReleaseOffice:
         self._epoch = epoch
         self._actor = actor
         self.pointers = Pointers(store, model.name)
-        self.ledger = Ledger(store, model.name)
+        self.ledger = Ledger(store, model.name, facts)
+        self.tip: Line | None = None
         self._exporter = Exporter(model, text_bytes=text_bytes)
         self._artifacts: dict[str, Artifact] = {}
         self._newest_pair = ("", 0.0)
@@ -110,11 +115,40 @@ class ReleaseOffice:
         first = examine(path, self._model, self._settings)
         if first.note:
             self._log.warning("the first version's file", note=first.note)
-        student = {"student": "file", "file": first.name, "sha256": first.sha256}
+        return self.bootstrap(self._publish(first), _evidence_of(first))
+
+    def release_floor(self) -> Line | None:
+        """Write down the file that `release.floor` names as the last resort; None where none is named, or it is the one already.
+
+        Raises:
+            ConfigurationError: the file is not what [model] declares.
+        """
+        path = self._settings.floor
+        if path is None:
+            return None
+        lines = self.ledger.lines()
+        known, sha256 = (
+            Standing.of(lines).floor,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        if known is not None and known.evidence.get("sha256") == sha256:
+            return None
+        file = examine(path, self._model, self._settings, "release.floor")
+        return self.ledger.append(
+            kind="floor",
+            trial_id=f"floor-{len(lines) + 1}",
+            digest=self._publish(file),
+            previous_digest=known.digest if known else None,
+            evidence=_evidence_of(file),
+            actor=self._actor,
+        )
+
+    def _publish(self, file: FirstVersion) -> str:
+        """Write a file's bundle and return its digest."""
+        student = {"student": "file", "file": file.name, "sha256": file.sha256}
         origin = Origin("bootstrap", None, "", 0, 0, student, time.time())
-        files = build_files(self._model, first.onnx_bytes, first.golden, first.golden_logits_BC, 0.0, origin)
-        evidence = {"source": "file", "file": first.name, "sha256": first.sha256, "latency_ms": first.latency_ms}
-        return self.bootstrap(write_bundle(self._store, files), evidence)
+        files = build_files(self._model, file.onnx_bytes, file.golden, file.golden_logits_BC, 0.0, origin)
+        return write_bundle(self._store, files)
 
     def artifact(self, digest: str) -> Artifact:
         """Return a version as the serving runtime runs it."""
@@ -123,7 +157,13 @@ class ReleaseOffice:
             self._artifacts[digest] = Artifact((bundle.folder / MODEL).read_bytes(), self._model.output, threads=1)
         return self._artifacts[digest]
 
-    def bootstrap(self, digest: str, evidence: dict[str, Any]) -> Line:
+    def bootstrap(
+        self,
+        digest: str,
+        evidence: dict[str, Any],
+        learned_from: LearnedFrom | None = None,
+        teacher_version: str | None = None,
+    ) -> Line:
         """Release the first version, ungated; a model that has one keeps it, and that one's line is returned."""
         return self.ledger.append(
             kind="bootstrap",
@@ -132,22 +172,72 @@ class ReleaseOffice:
             previous_digest=None,
             evidence=evidence,
             actor=self._actor,
+            learned_from=learned_from,
+            teacher_version=teacher_version,
         )
 
-    def decide(self, kind: Kind, trial: Trial, evidence: dict[str, Any], rows: bytes) -> Line:
-        """Keep a trial's rows and write its decision; a trial that has one keeps it and its rows, and that line is returned."""
+    def decide(
+        self,
+        kind: Kind,
+        trial: Trial,
+        evidence: dict[str, Any],
+        rows: bytes,
+        learned_from: LearnedFrom | None = None,
+        teacher_version: str | None = None,
+    ) -> Line:
+        """Keep a trial's rows and write its decision; a trial that has one keeps it and its rows, and that line is returned.
+
+        A promotion is written only on a ledger in which the incumbent is live and nothing holds it; else the line says the verdict, and why nothing moves.
+        """
         if decided := self.ledger.find(trial.trial_id):
             return decided
         self._store.put(f"models/{self._model.name}/trials/{trial.trial_id}.jsonl", rows)
-        return self.ledger.append(
-            kind=kind,
-            trial_id=trial.trial_id,
-            digest=trial.candidate,
-            previous_digest=trial.incumbent,
-            evidence=evidence,
-            rows_digest=hashlib.sha256(rows).hexdigest(),
-            actor=self._actor,
-        )
+        while True:
+            lines = self.ledger.uncut()
+            allowed, why = _as_it_stands(kind, trial, Standing.of(lines))
+            try:
+                return self.ledger.append(
+                    kind=allowed,
+                    trial_id=trial.trial_id,
+                    digest=trial.candidate,
+                    previous_digest=trial.incumbent,
+                    evidence={**evidence, **why},
+                    rows_digest=hashlib.sha256(rows).hexdigest(),
+                    actor=self._actor,
+                    learned_from=learned_from,
+                    teacher_version=teacher_version,
+                    expected=len(lines),
+                )
+            except LedgerMoved:
+                continue
+
+    def open_trial(self, trial: Trial | None) -> None:
+        """Point to the open trial, or to none; raises StaleEpoch where a newer loop has."""
+        self.pointers.set_trial(trial, epoch=self._epoch)
+
+    def close_trial(self, trial_id: str) -> None:
+        """Point to no trial where this is the open one; raises as `open_trial`."""
+        self.pointers.close_trial(trial_id, epoch=self._epoch)
+
+    def learned_from(self, topic: str, ends: Mapping[int, int], stream: str = "") -> LearnedFrom:
+        """Return the offsets of a topic that were read up to these ends, by partition, without what the ledger knows as gaps."""
+        gaps = [
+            line.evidence
+            for line in self.ledger.lines()
+            if line.kind == "gap" and line.evidence["topic"] == topic and line.trial_id.endswith(_stream_key(stream))
+        ]
+        ranges = []
+        for partition, end in sorted(ends.items()):
+            first = 0
+            for gap in sorted(
+                (one for one in gaps if one["partition"] == partition), key=lambda one: int(one["first"])
+            ):
+                if first < gap["first"] < end:
+                    ranges.append(Range(topic=topic, partition=partition, first=first, end=gap["first"]))
+                first = max(first, int(gap["end"]))
+            if first < end:
+                ranges.append(Range(topic=topic, partition=partition, first=first, end=end))
+        return LearnedFrom(stream=stream, ranges=tuple(ranges))
 
     def report_gap(self, kind: str, partition: int, first: int, end: int, live: str | None, stream: str = "") -> None:
         """Write down that offsets `first` up to `end` of a topic's partition were removed unread; may be repeated.
@@ -155,11 +245,10 @@ class ReleaseOffice:
         A loop that was killed finds the same gap again, and then perhaps a longer one: what is in the ledger already stays as it is, and a further line
         says the rest. Offsets of another `stream` are others.
         """
-        stream_key = f"-{stream[:16]}" if stream else ""
         while first < end:
             line = self.ledger.append(
                 kind="gap",
-                trial_id=f"gap-{kind}-{partition}-{first}{stream_key}",
+                trial_id=f"gap-{kind}-{partition}-{first}{_stream_key(stream)}",
                 digest=live or "",
                 previous_digest=None,
                 evidence={"topic": kind, "partition": partition, "first": first, "end": end, "messages": end - first},
@@ -194,14 +283,35 @@ class ReleaseOffice:
             self._newest_pair = digest, read_manifest(self._store, digest).newest_pair_unix_s
         return self._newest_pair[1]
 
-    def apply_ledger(self) -> Line | None:
-        """Make the live pointer say what the newest deciding line says, and return that line; may be repeated at any time."""
-        deciding = [line for line in self.ledger.lines() if line.moves_live]
-        if not deciding:
-            return None
-        line, live = deciding[-1], self.pointers.live()
-        if live is None or live.ledger_line < line.number:
-            self.pointers.move_live(Live(digest=line.digest, ledger_line=line.number, epoch=self._epoch), live)
+    def apply_ledger(self) -> Standing:
+        """Make the live pointer say what the newest deciding line says, and return where the ledger stands; may be repeated at any time."""
+        before = self.pointers.live()
+        standing = apply_ledger(self.ledger, self.pointers, self._epoch)
+        self.tip = standing.newest
+        if (line := standing.moving) and (before is None or before.ledger_line < line.number):
             self._log.info("live pointer moved", digest=line.digest, ledger_line=line.number, kind=line.kind)
-        self._artifacts = {digest: one for digest, one in self._artifacts.items() if digest == line.digest}
-        return line
+        self._artifacts = {digest: one for digest, one in self._artifacts.items() if digest == standing.live}
+        return standing
+
+    def grew(self) -> bool:
+        """Whether the ledger has a line that came after the last `apply_ledger`."""
+        return next(self.ledger.newer(self.tip.number if self.tip else 0), None) is not None
+
+
+def _as_it_stands(kind: Kind, trial: Trial, standing: Standing) -> tuple[Kind, dict[str, Any]]:
+    """Return the kind that a line may have now, and what its evidence says beside the verdict where that is another."""
+    if kind != "promote":
+        return kind, {}
+    if standing.live != trial.incumbent:
+        return "inconclusive", {"reason": "the incumbent changed"}
+    if standing.hold is not None:
+        return "observe", {"held": sentence_of(standing.hold)}
+    return kind, {}
+
+
+def _evidence_of(file: FirstVersion) -> dict[str, Any]:
+    return {"source": "file", "file": file.name, "sha256": file.sha256, "latency_ms": file.latency_ms}
+
+
+def _stream_key(stream: str) -> str:
+    return f"-{stream[:16]}" if stream else ""

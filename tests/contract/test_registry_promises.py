@@ -94,14 +94,14 @@ def test_pointers_refuse_an_older_epoch(pointers: Pointers) -> None:
 
 @pytest.mark.parametrize("trial_id", ["t-1", "closed", '"closed"'])
 def test_a_trial_opens_closes_and_opens_again(pointers: Pointers, trial_id: str) -> None:
-    pointers.set_trial(trial(trial_id))
+    pointers.set_trial(trial(trial_id), epoch=1)
     assert pointers.trial() == trial(trial_id)
 
-    pointers.set_trial(None)
-    pointers.set_trial(None)
+    pointers.set_trial(None, epoch=1)
+    pointers.set_trial(None, epoch=1)
     assert pointers.trial() is None
 
-    pointers.set_trial(trial("t-2"))
+    pointers.set_trial(trial("t-2"), epoch=1)
     assert pointers.trial() == trial("t-2")
 
 

@@ -84,7 +84,7 @@ class RunningGateway:
 
     def open_trial(self, trial: Trial) -> None:
         """Open a trial, as a loop would."""
-        self.pointers.set_trial(trial)
+        self.pointers.set_trial(trial, epoch=1)
 
     def wait_for_live(self, version: str) -> None:
         """Wait until a version serves."""

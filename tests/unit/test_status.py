@@ -29,7 +29,7 @@ def open_trial(folder: pathlib.Path, **loop: object) -> str:
     store = open_store(str(folder / "registry"))
     candidate = publish_student(store, winner=9)
     trial = Trial(trial_id="t-2", incumbent="a" * 64, candidate=candidate, share=0.25, opened_unix_s=0.0)
-    Pointers(store, "filetypes").set_trial(trial)
+    Pointers(store, "filetypes").set_trial(trial, epoch=1)
     counters = {"wins": 12, "losses": 3, "pending": 2, "total": 240, "log_e": 1.2, "requests_needed": 1300}
     write_status(store, "filetypes", "loop", {"process": "loop", "trial": {"trial_id": "t-2", **counters}, **loop})
     return candidate[:12]
