@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from everstill import feedback, inspect, recipes
+from everstill import feedback, inspect, operate, recipes
+from everstill.become import become, replace
 from everstill.config import EverstillSettings
 from everstill.doctor import command as doctor_command
 from everstill.infer import command as infer_command
-from everstill.options import ConfigOption, JsonOption, ModelOption, config_path, models_of
+from everstill.ledger import command as ledger_command
+from everstill.options import ConfigOption, JsonOption, ModelOption, models_of
 from everstill.project import command as init_command
 from everstill.up import command as up_command
 from protos.errors import EverstillError, UnavailableError
@@ -108,12 +110,15 @@ app.command(epilog=up_command.EPILOG)(up_command.up)
 app.command(epilog=doctor_command.EPILOG)(doctor_command.doctor)
 app.command(epilog=infer_command.EPILOG)(infer_command.infer)
 app.command(epilog=feedback.EPILOG)(feedback.feedback)
+for order, example in operate.COMMANDS.items():
+    app.command(epilog=example)(order)
+app.add_typer(ledger_command.app, name="ledger")
 
 
 @app.command(epilog="Example: everstill gateway --config everstill.toml")
 def gateway(config: ConfigOption = None) -> None:
     """Serve a student's answers over gRPC and mirror samples to the teacher."""
-    _become("serving.app", "gateway", config=config)
+    become("serving.app", "gateway", config=config)
 
 
 @app.command(epilog="Example: everstill teacher --config everstill.toml")
@@ -123,7 +128,7 @@ def teacher(config: ConfigOption = None, model: ModelOption = None) -> None:
     Prints one JSON line once it answers, for whoever started it: {"event": "started", "address": "host:port"}. Logs go to standard error,
     as JSON lines; log.format = "console" writes them for people.
     """
-    _become("serving.app", "teacher", config=config, model=model)
+    become("serving.app", "teacher", config=config, model=model)
 
 
 @app.command(epilog="Example: everstill loop --config everstill.toml --model intents")
@@ -132,7 +137,7 @@ def loop(config: ConfigOption = None, model: ModelOption = None) -> None:
 
     One loop learns one model: where the configuration has several, name one, and start a loop for each.
     """
-    _become("distill_loop.app", config=config, model=model)
+    become("distill_loop.app", config=config, model=model)
 
 
 @app.command(epilog="Example: everstill status --json")
@@ -154,7 +159,7 @@ def show(
     model: ModelOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Show where a version comes from and the evidence that decided about it."""
+    """Say in words why a version serves or doesn't: which trial and evidence, who decided, from which data, what came after."""
     models, unknown = models_of(config, model), list[EverstillError]()
     for settings in models.values():
         try:
@@ -173,7 +178,7 @@ def show(
 )
 def gate(context: typer.Context) -> None:
     """Say what the gate makes of a trial's counters (--wins W --losses L --total N [--margin D] [--alpha A] [--json])."""
-    _replace([sys.executable, "-m", "distill_loop.gates.app", *context.args])
+    replace([sys.executable, "-m", "distill_loop.gates.app", *context.args])
 
 
 @app.command(
@@ -182,7 +187,7 @@ def gate(context: typer.Context) -> None:
 )
 def stream(context: typer.Context) -> None:
     """Look at the stream: its topics and brokers on Kafka (topics [--create], brokers), and what couldn't be learned (dead)."""
-    _replace([sys.executable, "-m", "distill_loop.stream.app", *context.args])
+    replace([sys.executable, "-m", "distill_loop.stream.app", *context.args])
 
 
 @app.command("config", epilog="Example: everstill config --schema > everstill.schema.json")
@@ -197,19 +202,6 @@ def show_config(
         return
     bodies = {name: settings.model_dump(mode="json") for name, settings in models_of(config, model).items()}
     print(json.dumps(next(iter(bodies.values())) if len(bodies) == 1 else {"models": bodies}, indent=1))
-
-
-def _become(module: str, *arguments: str, config: pathlib.Path | None, model: str | None = None) -> None:
-    """Check the whole file, then become the room's process: signals and exit code are its own."""
-    models_of(config, model)
-    path = config_path(config)
-    file = ["--config", str(path)] if path else []
-    _replace([sys.executable, "-m", module, *arguments, *file, *(["--model", model] if model else [])])
-
-
-def _replace(command: list[str]) -> None:
-    sys.stdout.flush()
-    os.execv(command[0], command)
 
 
 def _print_each(

@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from everstill.config import EverstillSettings
+from everstill.ledger.sentences import describe, power
+from everstill.ledger.story import story
 from everstill.metrics import Traffic, traffic
-from protos.errors import EverstillError, UnavailableError
+from protos.errors import UnavailableError
 from registry.bundle import read_manifest, version_of
-from registry.ledger import Ledger
-from registry.pointers import Pointers
+from registry.ledger import Ledger, LedgerError, Line
+from registry.pointers import Live, Pointers
 from registry.sections import StreamSection
+from registry.standing import Standing, find_digest
 from registry.status import read_statuses
 from registry.store import NotFound, ObjectStore, open_store
 
@@ -28,7 +31,7 @@ SILENT_S = 15.0
 
 def status(settings: EverstillSettings) -> dict[str, Any]:
     """Return one model's pointers, its processes' own statuses with their age in seconds, and the traffic of its gateways."""
-    store, model = _existing_store(settings), settings.model.name
+    store, model = existing_store(settings), settings.model.name
     pointers = Pointers(store, model)
     live, trial = pointers.live(), pointers.trial()
     processes = read_statuses(store, model)
@@ -37,6 +40,7 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
     body = {
         "model": model,
         "live": version_of(live.digest) if live else None,
+        **_standing(store, model, live),
         "trial": trial.model_dump() if trial else None,
         "processes": processes,
         "traffic": _traffic(model, processes),
@@ -49,6 +53,39 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
         own = counted if counted and counted["trial_id"] == body["trial"]["trial_id"] else None
         body["trial"] |= {"evidence": own, "needed_log_e": -math.log(settings.gate.alpha)}
     return body
+
+
+def _standing(store: ObjectStore, model: str, live: Live | None) -> dict[str, Any]:
+    """Return who decided what serves, and what holds it there; a ledger that is damaged is said to be."""
+    try:
+        standing = Standing.of(Ledger(store, model).uncut())
+    except LedgerError as error:
+        return {"decided": None, "pin": None, "freeze": None, "ledger": str(error)}
+    moving = standing.moving
+    behind = moving is not None and (live is None or live.ledger_line < moving.number)
+    return {
+        "decided": _who(standing.arrival),
+        "pin": _who(standing.pin),
+        "freeze": _who(standing.freeze),
+        "ledger": f"line {moving.number} is decided and the live pointer doesn't follow yet"
+        if moving and behind
+        else "",
+    }
+
+
+def _who(line: Line | None) -> dict[str, Any] | None:
+    """Return a decision in short: which, of what, by whom, when and why."""
+    if line is None:
+        return None
+    return {
+        "line": line.number,
+        "kind": line.kind,
+        "version": version_of(line.digest),
+        "actor": line.actor,
+        "reason": str(line.evidence.get("reason") or ""),
+        "time_unix_s": line.time_unix_s,
+        "text": describe(line),
+    }
 
 
 def _which_stream(settings: StreamSection) -> dict[str, str]:
@@ -79,7 +116,7 @@ def is_running(process: dict[str, Any]) -> bool:
 
 def versions(settings: EverstillSettings) -> dict[str, Any]:
     """Return every ledger line, oldest first; raises LedgerError where the chain is broken."""
-    ledger = Ledger(_existing_store(settings), settings.model.name)
+    ledger = Ledger(existing_store(settings), settings.model.name)
     num_lines = ledger.verify()
     return {
         "model": settings.model.name,
@@ -89,22 +126,17 @@ def versions(settings: EverstillSettings) -> dict[str, Any]:
 
 
 def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
-    """Return a version's manifest and its ledger lines; the candidate on trial is known too.
+    """Return a version's manifest, its ledger lines and their story; the candidate on trial is known too.
 
     Raises:
         EverstillError: no version, or more than one, begins like this.
     """
-    store = _existing_store(settings)
+    store = existing_store(settings)
     lines = Ledger(store, settings.model.name).lines()
     pointers = Pointers(store, settings.model.name)
     live, trial = pointers.live(), pointers.trial()
-    all_digests = {line.digest for line in lines if line.digest} | ({trial.candidate} if trial else set())
-    digests = sorted(digest for digest in all_digests if digest.startswith(version))
-    if len(digests) != 1:
-        known = ", ".join(sorted(map(version_of, all_digests))) or "none yet"
-        what = "no version begins" if not digests else f"{len(digests)} versions begin"
-        raise EverstillError(f"{what} with {version!r} in model {settings.model.name}", fix=f"Known are: {known}")
-    digest = digests[0]
+    known = [*(line.digest for line in lines if line.digest), *([trial.candidate] if trial else [])]
+    digest = find_digest(version, known, settings.model.name)
     try:
         manifest: dict[str, Any] | None = read_manifest(store, digest).model_dump(mode="json")
     except NotFound:
@@ -115,12 +147,13 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
         "digest": digest,
         "live": live is not None and live.digest == digest,
         "on_trial": trial is not None and trial.candidate == digest,
+        "why": story(digest, lines, on_trial=trial is not None and trial.candidate == digest),
         "manifest": manifest,
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
 
 
-def _existing_store(settings: EverstillSettings) -> ObjectStore:
+def existing_store(settings: EverstillSettings) -> ObjectStore:
     """Open the registry to look at it: unlike a process that works, looking makes no folder."""
     url = settings.registry.url
     if "://" not in url and not pathlib.Path(url).is_dir():
@@ -135,6 +168,7 @@ def render_status(body: dict[str, Any]) -> str:
     """Return the status as text."""
     lines = [f"model {body['model']}: " + (f"version {body['live']} is live" if body["live"] else "no version yet")]
     processes = sorted(body["processes"].items())
+    lines += _decisions(body)
     if body["trial"]:
         lines += _trial(body["trial"], any(is_running(process) for _, process in processes))
     if counted := body.get("traffic"):
@@ -152,6 +186,19 @@ def render_status(body: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _decisions(body: dict[str, Any]) -> list[str]:
+    """Return who decided what serves, what holds it there, and what is wrong with the ledger."""
+    lines = []
+    if who := body.get("decided"):
+        lines.append(f"  since line {who['line']}: {who['text']} ({who['actor']})")
+    for hold in (body.get("pin"), body.get("freeze")):
+        if hold:
+            lines.append(f"{hold['text']} (line {hold['line']}, {hold['actor']}): nothing is promoted")
+    if body.get("ledger"):
+        lines.append(f"ledger: {body['ledger']}")
+    return lines
+
+
 def _trial(trial: dict[str, Any], runs: bool) -> list[str]:
     """Return what is known of the open trial: who, on what, and the evidence so far."""
     candidate = version_of(trial["candidate"])
@@ -163,7 +210,7 @@ def _trial(trial: dict[str, Any], runs: bool) -> list[str]:
     evidence = trial.get("evidence")
     if not evidence:
         return [first]
-    e, needed = _power(evidence["log_e"]), _power(trial["needed_log_e"])
+    e, needed = power(evidence["log_e"]), power(trial["needed_log_e"])
     left = (evidence.get("requests_needed") or 0) - evidence["total"]  # what is needed is a total
     outlook = f"; at this rate about {left:,} more requests" if left > 0 and runs else ""
     return [
@@ -257,14 +304,10 @@ def _cut(cut: dict[str, Any]) -> str:
     return f"  newest candidate{which} {cut.get('outcome', 'was cut')}{reason}"
 
 
-def _power(log_e: float) -> str:
-    return f"{math.exp(min(log_e, 700)):.3g}"
-
-
 def render_versions(body: dict[str, Any]) -> str:
     """Return the ledger as a table."""
     table = Table(title=f"{body['model']}: {body['chain']}", title_justify="left")
-    for column in ("line", "time (UTC)", "decision", "version", "wins", "losses", "requests", "E", "needed"):
+    for column in ("line", "time (UTC)", "decision", "version", "wins", "losses", "requests", "E", "needed", "by"):
         table.add_column(column)
     for line in body["lines"]:
         evidence = line["evidence"]
@@ -275,8 +318,9 @@ def render_versions(body: dict[str, Any]) -> str:
             _decision(line),
             line["version"],
             *(str(evidence.get(name, "")) for name in ("wins", "losses", "total")),
-            _power(evidence["log_e"]) if gated else "",
+            power(evidence["log_e"]) if gated else "",
             f"{1 / evidence['alpha']:.3g}" if gated else "",
+            line["actor"],
         )
     return _text(table)
 
@@ -302,13 +346,7 @@ def render_show(body: dict[str, Any]) -> str:
             + (f"version {version_of(manifest['parent'])}" if manifest["parent"] else "nothing"),
             f"learned from {manifest['pairs_learned']} pairs in {manifest['steps']} steps, teacher {manifest['teacher_version']}",
         ]
-    for line in body["lines"]:
-        about = (
-            "" if line["digest"] == body["digest"] else f" (of {version_of(line['digest'])}, compared with this one)"
-        )
-        evidence = ", ".join(f"{name} {value}" for name, value in line["evidence"].items())
-        lines.append(f"ledger line {line['number']}: {line['kind']}{about}: {evidence}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *body["why"]])
 
 
 def _text(table: Table) -> str:

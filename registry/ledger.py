@@ -250,6 +250,30 @@ class Ledger:
             previous = line.hash
         return len(lines)
 
+    def kept_rows(self, line: Line) -> bytes:
+        """Return the rows that a trial was decided on, as they were then.
+
+        Raises:
+            LedgerError: they are gone, or don't have the digest that the line names.
+        """
+        try:
+            rows = self._store.get(self.rows_path(line.trial_id)).data
+        except NotFound:
+            wrong = "are gone"
+        else:
+            if hashlib.sha256(rows).hexdigest() == line.rows_digest:
+                return rows
+            wrong = "were changed: they don't have the digest that the line names"
+        raise LedgerError(
+            f"the kept rows of trial {line.trial_id}, ledger line {line.number}, {wrong}",
+            line.number,
+            fix="Restore them from a backup",
+        )
+
+    def rows_path(self, trial_id: str) -> str:
+        """Return where a decided trial's rows are kept."""
+        return f"{self._folder.removesuffix('ledger')}trials/{trial_id}.jsonl"
+
     def line(self, number: int) -> Line:
         """Return one line.
 

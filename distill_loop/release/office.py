@@ -191,7 +191,7 @@ class ReleaseOffice:
         """
         if decided := self.ledger.find(trial.trial_id):
             return decided
-        self._store.put(f"models/{self._model.name}/trials/{trial.trial_id}.jsonl", rows)
+        self._store.put(self.ledger.rows_path(trial.trial_id), rows)
         while True:
             lines = self.ledger.uncut()
             allowed, why = _as_it_stands(kind, trial, Standing.of(lines))

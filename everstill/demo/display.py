@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everstill.demo.watch import View
+from everstill.ledger.sentences import describe
 from registry.bundle import version_of
 from registry.ledger import Line
 
@@ -94,9 +95,11 @@ def describe_line(line: Line) -> str:
         return f"[bold yellow]gap[/]: the stream of {evidence.get('topic')} was replaced"
     if line.kind == "gap":
         return f"[bold yellow]gap[/]: {evidence.get('messages')} messages of {evidence.get('topic')} were removed before they were read"
+    if "log_e" not in evidence and line.kind != "promote":
+        return describe(line)
     counts = f"{evidence.get('wins')} wins, {evidence.get('losses')} losses in {evidence.get('total')} trial requests"
     e, needed = math.exp(min(float(evidence.get("log_e", 0.0)), 700.0)), 1 / float(evidence.get("alpha", 0.01))
-    word = {"promote": "[bold green]PASS[/]", "reject": "[bold red]FAIL[/]"}.get(
+    word = {"promote": "[bold green]PASS[/]", "observe": "[bold green]PASS[/]", "reject": "[bold red]FAIL[/]"}.get(
         line.kind, "[bold yellow]INCONCLUSIVE[/]"
     )
     done = "promoted" if line.kind == "promote" else "not promoted"

@@ -4,12 +4,12 @@ Decides what is news: a ledger line, a trial that was opened, a version that a g
 that can't be read for a moment is no news. Main thread.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from everstill import inspect
 from everstill.config import EverstillSettings
+from everstill.ledger.sentences import describe, power
 from protos.errors import EverstillError
 from registry.bundle import version_of
 from registry.ledger import Ledger, Line
@@ -125,30 +125,6 @@ def sentence(state: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def describe(line: Line) -> str:
-    """Return a ledger line as a sentence with its evidence."""
-    evidence, version = line.evidence, version_of(line.digest)
-    if line.kind == "bootstrap" and evidence.get("source") == "file":
-        return f"first version {version}, from {evidence.get('file', 'a file')}"
-    if line.kind == "bootstrap":
-        return f"first version {version}, from {evidence.get('pairs', 0)} teacher answers"
-    verdict = {"promote": f"{version} promoted", "reject": f"{version} rejected"}.get(
-        line.kind, f"{version}: {line.kind}"
-    )
-    if "log_e" not in evidence:
-        return verdict
-    needed = 1 / float(evidence.get("alpha") or 0.01)
-    return (
-        f"{verdict}: {evidence.get('wins')} wins, {evidence.get('losses')} losses in {evidence.get('total')} requests, "
-        f"E = {power(float(evidence['log_e']))} of {needed:.3g} needed"
-    )
-
-
 def decision(line: Line) -> dict[str, Any]:
     """Return a ledger line's facts."""
     return {"kind": line.kind, "version": version_of(line.digest), "line": line.number, "evidence": line.evidence}
-
-
-def power(log_e: float) -> str:
-    """Return e to the power of a logarithm, for people."""
-    return f"{math.exp(min(log_e, 700.0)):.3g}"

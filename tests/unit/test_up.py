@@ -14,12 +14,13 @@ from rich.console import Console
 from everstill import rooms
 from everstill.config import EverstillSettings
 from everstill.doctor.check import fail, ok
+from everstill.ledger.sentences import describe
 from everstill.stack import Stack, last_line
 from everstill.topology import work_folder
 from everstill.up import command
 from everstill.up.display import Display
 from everstill.up.lock import only_one
-from everstill.up.news import News, describe, sentence
+from everstill.up.news import News, sentence
 from everstill.up.service import Service, refuse_second
 from protos.errors import ConfigurationError, ConflictError, UnavailableError
 from registry.config import load_models
@@ -78,7 +79,8 @@ def test_only_what_came_since_the_start_is_news(models: dict[str, EverstillSetti
         kind="reject", trial_id="t-9", digest="d" * 64, previous_digest=live.digest, evidence=evidence, actor="test"
     )
     Pointers(store, "filetypes").set_trial(
-        Trial(trial_id="t-10", incumbent=live.digest, candidate="e" * 64, share=0.5, opened_unix_s=0.0)
+        Trial(trial_id="t-10", incumbent=live.digest, candidate="e" * 64, share=0.5, opened_unix_s=0.0),
+        epoch=1,
     )
     refused = [{"version": "c" * 12, "reason": "wrong_digest", "time_unix_s": 0.0}]
     write_status(store, "filetypes", "gateway-1", {"process": "gateway", "refused": refused})
