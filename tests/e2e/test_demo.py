@@ -52,7 +52,7 @@ def test_a_short_demo_ends_by_itself_and_its_report_adds_up(tmp_path: pathlib.Pa
     listed = run(tmp_path, "versions", "--json", "--config", f"{FOLDER}/everstill.toml")
     assert [line["kind"] for line in json.loads(listed.stdout)["lines"]] == [one["kind"] for one in report["decisions"]]
     shown = run(tmp_path, "show", report["versions"][0]["version"], "--config", f"{FOLDER}/everstill.toml")
-    assert "ledger line 1: bootstrap" in shown.stdout
+    assert "first version" in shown.stdout
     state = run(tmp_path, "status", "--config", f"{FOLDER}/everstill.toml")
     assert state.stdout.count("stopped") == 2
 
