@@ -5,7 +5,6 @@ Of a running gateway it also reads /metrics: how much the teacher was asked.
 
 import io
 import math
-import pathlib
 import time
 from typing import Any
 
@@ -15,15 +14,15 @@ from rich.table import Table
 from everstill.config import EverstillSettings
 from everstill.ledger.sentences import describe, power
 from everstill.ledger.story import story
+from everstill.looking import existing_store
 from everstill.metrics import Traffic, traffic
-from protos.errors import UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger, LedgerError, Line
 from registry.pointers import Live, Pointers
 from registry.sections import StreamSection
 from registry.standing import Standing, find_digest
 from registry.status import read_statuses
-from registry.store import NotFound, ObjectStore, open_store
+from registry.store import NotFound, ObjectStore
 
 #: A process that was silent for longer is said to be.
 SILENT_S = 15.0
@@ -151,17 +150,6 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
         "manifest": manifest,
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
-
-
-def existing_store(settings: EverstillSettings) -> ObjectStore:
-    """Open the registry to look at it: unlike a process that works, looking makes no folder."""
-    url = settings.registry.url
-    if "://" not in url and not pathlib.Path(url).is_dir():
-        raise UnavailableError(
-            f"there is no registry at {url}",
-            fix="Name the service's configuration with --config, or start a gateway or a loop first",
-        )
-    return open_store(url)
 
 
 def render_status(body: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from distill_loop.config import digest_of
-from everstill.inspect import existing_store
 from everstill.ledger.sentences import describe
+from everstill.looking import existing_store
 from everstill.options import ConfigOption, JsonOption, settings_of
 from registry.bundle import version_of
 from registry.code_version import code_version

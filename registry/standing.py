@@ -54,7 +54,7 @@ class Standing:
             changes["pin"] = line if line.kind == "pin" else None
         if line.kind in ("freeze", "unfreeze"):
             changes["freeze"] = line if line.kind == "freeze" else None
-        if line.kind == "floor" or (line.kind == "bootstrap" and self.floor is None):
+        if line.kind == "floor" or (line.moves_live and self.floor is None):
             changes["floor"] = line
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 

@@ -110,7 +110,7 @@ class ReleaseOffice:
             ConfigurationError: the file is not what [model] declares.
         """
         path = self._settings.first_version
-        if path is None or self.ledger.lines():
+        if path is None or Standing.of(self.ledger.lines()).moving is not None:
             return None
         first = examine(path, self._model, self._settings)
         if first.note:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from everstill.become import become
-from everstill.inspect import existing_store
 from everstill.ledger.sentences import rows
+from everstill.looking import existing_store
 from everstill.options import ConfigOption, JsonOption, ModelOption, models_of
 from protos.errors import FormatError
 from registry.ledger import Ledger, LedgerError, Line

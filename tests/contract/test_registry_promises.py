@@ -8,7 +8,7 @@ from protos.errors import ConflictError, FormatError
 from registry.bundle import fetch_bundle, read_manifest, version_of, write_bundle
 from registry.lease import Lease, LeaseHeld, LeaseLost
 from registry.ledger import GENESIS, Ledger, Line
-from registry.pointers import Checkpoint, Live, Pointers, Trial
+from registry.pointers import Checkpoint, Live, Pointers, StaleEpoch, Trial
 from registry.status import read_statuses, write_status
 from registry.store import ObjectStore
 from tests.support.stores import KINDS, make_store
@@ -102,6 +102,24 @@ def test_a_trial_opens_closes_and_opens_again(pointers: Pointers, trial_id: str)
     assert pointers.trial() is None
 
     pointers.set_trial(trial("t-2"), epoch=1)
+    assert pointers.trial() == trial("t-2")
+
+
+def test_a_trial_pointer_keeps_the_epoch_of_who_set_it_and_an_older_one_moves_nothing(
+    store: ObjectStore, pointers: Pointers
+) -> None:
+    store.put(f"models/{MODEL}/trial.json", trial("t-1").model_dump_json().encode())  # of a version before
+    assert pointers.trial() == trial("t-1")
+    pointers.close_trial("t-1", epoch=1)
+    pointers.set_trial(None, epoch=2)  # a loop that starts says so, open trial or not
+
+    with pytest.raises(StaleEpoch, match="belongs to epoch 2, this process to 1"):
+        pointers.set_trial(trial("t-2"), epoch=1)
+    assert pointers.trial() is None
+
+    pointers.set_trial(trial("t-2"), epoch=2)
+    with pytest.raises(StaleEpoch):
+        pointers.close_trial("t-2", epoch=1)
     assert pointers.trial() == trial("t-2")
 
 

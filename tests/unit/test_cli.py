@@ -25,6 +25,13 @@ COMMANDS = [
     "status",
     "versions",
     "show",
+    "promote",
+    "rollback",
+    "pin",
+    "unpin",
+    "freeze",
+    "unfreeze",
+    "ledger",
     "gate",
     "config",
 ]

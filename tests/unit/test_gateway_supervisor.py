@@ -203,19 +203,26 @@ def test_a_worker_that_cannot_load_opens_the_port_only_where_no_other_will(
     assert supervisor._may_open(refusing) is opens
 
 
-@pytest.mark.parametrize(("kind", "at_once"), [("rollback", True), ("promote", False)])
+@pytest.mark.parametrize(("kind", "at_once"), [("rollback", True), ("pin", True), ("promote", False)])
 def test_the_ledger_line_of_the_pointer_says_whether_all_workers_are_told_at_once(
     supervisor: Supervisor, kind: Kind, at_once: bool
 ) -> None:
     old, new = "a" * 64, "b" * 64
     pointers, ledger = Pointers(supervisor._store, MODEL), Ledger(supervisor._store, MODEL)
     first = Live(digest=old, ledger_line=1, epoch=1)
+    lines: list[tuple[Kind, str]] = [("promote", old), (kind, new)]
+    for number, (one, digest) in enumerate(lines, start=1):
+        ledger.append(
+            kind=one,
+            trial_id=str(number),
+            digest=digest,
+            previous_digest=old,
+            evidence={},
+            rows_digest=None,
+            actor="me",
+        )
     pointers.move_live(first, None)
     supervisor._follow()
-    for number, one in enumerate(("promote", kind), start=1):
-        ledger.append(
-            kind=one, trial_id=str(number), digest=new, previous_digest=old, evidence={}, rows_digest=None, actor="me"
-        )  # type: ignore[arg-type]
 
     pointers.move_live(Live(digest=new, ledger_line=2, epoch=1), first)
     supervisor._follow()

@@ -145,8 +145,8 @@ def _text_graph(kind: str) -> bytes:
     return data
 
 
-def make_office(folder: pathlib.Path, path: pathlib.Path) -> ReleaseOffice:
-    settings = LIMITS.model_copy(update={"first_version": path})
+def make_office(folder: pathlib.Path, path: pathlib.Path, floor: pathlib.Path | None = None) -> ReleaseOffice:
+    settings = LIMITS.model_copy(update={"first_version": path, "floor": floor})
     store = open_store(str(folder / "registry"))
     return ReleaseOffice(store, MODEL, settings, cache=folder / "cache", epoch=1, actor="test", text_bytes=64)
 
@@ -182,3 +182,27 @@ def test_a_model_that_has_a_version_keeps_it(tmp_path: pathlib.Path) -> None:
 
     assert office.release_file() is None
     assert len(office.ledger.lines()) == 1
+
+
+def test_a_floor_is_written_down_once_for_each_file_and_the_first_version_comes_all_the_same(
+    tmp_path: pathlib.Path,
+) -> None:
+    first, floor = tmp_path / "first.onnx", tmp_path / "floor.onnx"
+    first.write_bytes(GRAPH)
+    floor.write_bytes(GRAPH)
+    office = make_office(tmp_path, first, floor)
+
+    line = office.release_floor()
+    assert line is not None
+    assert office.release_floor() is None
+    released = office.release_file()
+
+    assert released is not None
+    assert (line.kind, line.evidence["file"], released.kind) == ("floor", "floor.onnx", "bootstrap")
+    assert office.apply_ledger().floor == line
+    floor.write_bytes(b"no graph")
+    with pytest.raises(ConfigurationError, match=r"release\.floor floor\.onnx can't be loaded"):
+        office.release_floor()
+    floor.unlink()
+    with pytest.raises(ConfigurationError, match=r"release\.floor .*floor\.onnx can't be read"):
+        office.release_floor()
