@@ -7,6 +7,7 @@ loop down; gateways follow the pointer, a loop that runs follows the ledger.
 import getpass
 import json
 import platform
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -137,7 +138,7 @@ def unfreeze(
 
 
 #: The commands by name, with an example for their help.
-COMMANDS = {
+COMMANDS: dict[Callable[..., None], str] = {
     promote: 'Example: everstill promote 3fa2b1c4d5e6 --expect 91c0d2e3f4a5 --reason "hand-checked on 200 rows"',
     rollback: 'Example: everstill rollback --expect 3fa2b1c4d5e6 --reason "complaints since noon"',
     pin: 'Example: everstill pin --reason "audit this week"',

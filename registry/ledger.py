@@ -162,7 +162,7 @@ class Ledger:
         while True:
             lines = self.uncut()
             for line in lines:
-                if line.trial_id == trial_id:
+                if line.trial_id == trial_id and (expected is None or line.number <= expected):
                     return line
             if expected is not None and len(lines) != expected:
                 raise LedgerMoved(

@@ -111,9 +111,7 @@ def carry_out(store: ObjectStore, model: str, order: Order, *, cache: pathlib.Pa
             )
         except LedgerMoved:
             continue  # what this rests on may not hold any more
-        if (line.kind, line.digest) != (order.kind, plan.digest):
-            continue  # another order took the name at the same moment
-        return Outcome(line, line.number == len(lines) + 1, apply_ledger(ledger, pointers, order.epoch))
+        return Outcome(line, True, apply_ledger(ledger, pointers, order.epoch))
 
 
 def _plan(order: Order, standing: Standing, lines: Sequence[Line], pointers: Pointers, model: str) -> _Plan:

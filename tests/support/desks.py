@@ -13,7 +13,6 @@ from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from registry.bundle import version_of
-from registry.ledger import Facts
 from registry.store import ObjectStore, open_store
 from tests.support.tasks import NUM_CLASSES, Task
 
@@ -30,7 +29,6 @@ class DeskUnderTest:
         section = task.learner(**learner)
         self.learner = Learner(section, task.model)
         self.progress = Progress()
-        self.facts = Facts("c" * 64, "test")
         self.promise = Promise()
         self.office = ReleaseOffice(
             self.store,
@@ -40,7 +38,6 @@ class DeskUnderTest:
             epoch=1,
             actor="a test",
             text_bytes=section.text_bytes,
-            facts=self.facts,
         )
         self.desk = Desk(
             self.progress,
