@@ -303,7 +303,7 @@ def _as_it_stands(kind: Kind, trial: Trial, standing: Standing) -> tuple[Kind, d
     if kind != "promote":
         return kind, {}
     if standing.live != trial.incumbent:
-        return "inconclusive", {"reason": "the incumbent changed"}
+        return "inconclusive", {"reason": "the incumbent changed", "closed": "incumbent"}
     if standing.hold is not None:
         return "observe", {"held": sentence_of(standing.hold)}
     return kind, {}
