@@ -44,7 +44,7 @@ from registry.code_version import code_version
 from registry.config import load
 from registry.kafka_options import OVERHEAD_BYTES
 from registry.lease import Lease, LeaseHeld
-from registry.ledger import Facts, LearnedFrom
+from registry.ledger import Facts, Range
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 
@@ -138,10 +138,10 @@ class LoopProcess:
             now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
         )
 
-    def _read_so_far(self) -> LearnedFrom:
+    def _read_so_far(self) -> tuple[Range, ...]:
         """Return which messages of pairs the learner has been given."""
         ends = {partition: end for (kind, partition), end in self._consumer.positions().items() if kind == PAIRS}
-        return self._office.learned_from(PAIRS, ends, self._consumer.stream)
+        return self._office.learned_from(PAIRS, ends, self._consumer.streams().get(PAIRS, ""))
 
     def _make_telling(self) -> Telling:
         return Telling(

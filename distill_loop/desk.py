@@ -6,7 +6,7 @@ One thread.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, UNPROM
 from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
-from registry.ledger import Kind, LearnedFrom, Line
+from registry.ledger import Kind, Line, Range
 from registry.plausible import plausible_rows
 from registry.pointers import Trial
 from registry.sections import ModelSection
@@ -60,7 +60,7 @@ class Desk:
         model: ModelSection,
         promise: Promise,
         sign_of_life: Callable[[], None],
-        learned_from: Callable[[], LearnedFrom | None] = lambda: None,
+        learned_from: Callable[[], Sequence[Range]] = tuple,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._progress = progress
@@ -172,7 +172,7 @@ class Desk:
             progress.first_steps, progress.bootstrap_after = False, progress.kept + self._release.cut_every_pairs
             return
         evidence = {"pairs": progress.kept, "steps": self._learner.num_steps, **check.evidence()}
-        self._office.bootstrap(digest, evidence, self._learned_from(), self._learner.teacher_version)
+        self._office.bootstrap(digest, evidence, tuple(self._learned_from()) or None, self._learner.teacher_version)
         self._adopt_live()
         self._log.info("first version released", version=version_of(digest), pairs=progress.kept)
         save()
@@ -246,8 +246,7 @@ class Desk:
             self._supersede(self._progress.trial)
         identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, self._now_ns())
         self._progress.trial = TrialState(identity)
-        learned_from = self._learned_from()
-        self._progress.learned_from = learned_from.model_dump(mode="json") if learned_from else None
+        self._progress.learned_from = [one.model_dump() for one in self._learned_from()]
         try:
             save()
         except UnavailableError:
@@ -295,8 +294,7 @@ class Desk:
         """Write a trial's decision and act on it; `reason` is why it ends where that is not its verdict."""
         decision = decide(self._rule, trial.certain(), trial.cautious(), trial.wait)
         evidence = self._evidence(trial, decision) | ({"reason": reason} if reason else {})
-        known = self._progress.learned_from
-        learned_from = LearnedFrom.model_validate(known) if known else None
+        learned_from = tuple(map(Range.model_validate, self._progress.learned_from)) or None
         teacher_version = self._learner.teacher_version or None
         line = self._office.decide(
             kind, _pointer(trial.identity), evidence, trial.rows(), learned_from, teacher_version

@@ -44,7 +44,7 @@ class Progress:
     cuts: int = 0
     unpromising: int = 0
     live: str | None = None
-    learned_from: dict[str, Any] | None = None
+    learned_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     trial: TrialState | None = None
     last_cut: dict[str, Any] | None = None
     last_verdict: dict[str, Any] | None = None

@@ -314,13 +314,10 @@ def render_versions(body: dict[str, Any]) -> str:
 
 
 def _decision(line: dict[str, Any]) -> str:
-    """Return what a ledger line decided; of a gap, which messages are gone, or where the stream became another one."""
+    """Return what a ledger line decided; of a gap, which messages are gone."""
     if line["kind"] != "gap":
         return str(line["kind"])
-    gap = line["evidence"]
-    if gap["end"] is None:
-        return f"gap: {gap['topic']}/{gap['partition']}, replaced at offset {gap['first']}"
-    return f"gap: {gap['topic']}/{gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"
+    return describe(Line.model_validate({name: value for name, value in line.items() if name != "version"}))
 
 
 def render_show(body: dict[str, Any]) -> str:

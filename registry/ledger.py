@@ -57,19 +57,13 @@ class LedgerMoved(ConflictError):
 
 
 class Range(Section):
-    """Messages of one partition: `first` is the first offset, `end` the one after the last."""
+    """Messages of one partition: `first` is the first offset, `end` the one after the last, `stream` the identity of what they are of, empty where it isn't known."""
 
     topic: str
     partition: int
     first: int
     end: int
-
-
-class LearnedFrom(Section):
-    """The messages that a version has learned from. `stream` is the identity of the stream that offsets are of, empty on Kafka."""
-
-    stream: str
-    ranges: tuple[Range, ...]
+    stream: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +90,7 @@ class Line(Section):
     time_unix_s: float
     actor: str
     previous_hash: str
-    learned_from: LearnedFrom | None = None
+    learned_from: tuple[Range, ...] | None = None
     teacher_version: str | None = None
     config_digest: str | None = None
     code_version: str | None = None
@@ -145,7 +139,7 @@ class Ledger:
         evidence: dict[str, Any],
         rows_digest: str | None = None,
         actor: str,
-        learned_from: LearnedFrom | None = None,
+        learned_from: tuple[Range, ...] | None = None,
         teacher_version: str | None = None,
         expected: int | None = None,
     ) -> Line:

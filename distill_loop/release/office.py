@@ -20,9 +20,10 @@ from distill_loop.release.candidate import Origin, build_files
 from distill_loop.release.export import Exporter
 from distill_loop.release.first_version import FirstVersion, examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
+from distill_loop.release.sources import gap_id, sources
 from protos.tensors import Array
 from registry.bundle import MODEL, fetch_bundle, read_manifest, write_bundle
-from registry.ledger import Facts, Kind, LearnedFrom, Ledger, LedgerMoved, Line, Range
+from registry.ledger import Facts, Kind, Ledger, LedgerMoved, Line, Range
 from registry.pointers import Pointers, Trial
 from registry.sections import ModelSection
 from registry.standing import Standing, apply_ledger, sentence_of
@@ -161,7 +162,7 @@ class ReleaseOffice:
         self,
         digest: str,
         evidence: dict[str, Any],
-        learned_from: LearnedFrom | None = None,
+        learned_from: tuple[Range, ...] | None = None,
         teacher_version: str | None = None,
     ) -> Line:
         """Release the first version, ungated; a model that has one keeps it, and that one's line is returned."""
@@ -182,7 +183,7 @@ class ReleaseOffice:
         trial: Trial,
         evidence: dict[str, Any],
         rows: bytes,
-        learned_from: LearnedFrom | None = None,
+        learned_from: tuple[Range, ...] | None = None,
         teacher_version: str | None = None,
     ) -> Line:
         """Keep a trial's rows and write its decision; a trial that has one keeps it and its rows, and that line is returned.
@@ -219,25 +220,9 @@ class ReleaseOffice:
         """Point to no trial where this is the open one; raises as `open_trial`."""
         self.pointers.close_trial(trial_id, epoch=self._epoch)
 
-    def learned_from(self, topic: str, ends: Mapping[int, int], stream: str = "") -> LearnedFrom:
-        """Return the offsets of a topic that were read up to these ends, by partition, without what the ledger knows as gaps."""
-        gaps = [
-            line.evidence
-            for line in self.ledger.lines()
-            if line.kind == "gap" and line.evidence["topic"] == topic and line.trial_id.endswith(_stream_key(stream))
-        ]
-        ranges = []
-        for partition, end in sorted(ends.items()):
-            first = 0
-            for gap in sorted(
-                (one for one in gaps if one["partition"] == partition), key=lambda one: int(one["first"])
-            ):
-                if first < gap["first"] < end:
-                    ranges.append(Range(topic=topic, partition=partition, first=first, end=gap["first"]))
-                first = max(first, int(gap["end"]))
-            if first < end:
-                ranges.append(Range(topic=topic, partition=partition, first=first, end=end))
-        return LearnedFrom(stream=stream, ranges=tuple(ranges))
+    def learned_from(self, topic: str, ends: Mapping[int, int], stream: str = "") -> tuple[Range, ...]:
+        """Return which messages of a topic were read up to these ends, by partition: see `release.sources`."""
+        return sources(self.ledger.lines(), topic, ends, stream)
 
     def report_gap(self, kind: str, partition: int, first: int, end: int, live: str | None, stream: str = "") -> None:
         """Write down that offsets `first` up to `end` of a topic's partition were removed unread; may be repeated.
@@ -248,7 +233,7 @@ class ReleaseOffice:
         while first < end:
             line = self.ledger.append(
                 kind="gap",
-                trial_id=f"gap-{kind}-{partition}-{first}{_stream_key(stream)}",
+                trial_id=gap_id(kind, partition, first, stream),
                 digest=live or "",
                 previous_digest=None,
                 evidence={"topic": kind, "partition": partition, "first": first, "end": end, "messages": end - first},
@@ -311,7 +296,3 @@ def _as_it_stands(kind: Kind, trial: Trial, standing: Standing) -> tuple[Kind, d
 
 def _evidence_of(file: FirstVersion) -> dict[str, Any]:
     return {"source": "file", "file": file.name, "sha256": file.sha256, "latency_ms": file.latency_ms}
-
-
-def _stream_key(stream: str) -> str:
-    return f"-{stream[:16]}" if stream else ""

@@ -5,10 +5,10 @@ Decides the words only. Pure.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from registry.bundle import version_of
-from registry.ledger import LearnedFrom, Line
+from registry.ledger import Line, Range
 
 #: Kinds that end a trial, in words.
 VERDICTS = {
@@ -22,6 +22,8 @@ VERDICTS = {
 def describe(line: Line) -> str:
     """Return a ledger line as a sentence with its evidence."""
     evidence, version = line.evidence, version_of(line.digest)
+    if line.kind == "gap" and "replaced_by" in evidence:
+        return f"gap: {evidence.get('topic')}/{evidence.get('partition')}, replaced at offset {evidence.get('first')}"
     if line.kind == "gap":
         return (
             f"gap: {evidence.get('topic')}/{evidence.get('partition')}, offsets {evidence.get('first')} to "
@@ -68,15 +70,14 @@ def when(line: Line) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(line.time_unix_s))
 
 
-def learned(source: LearnedFrom | None) -> str:
+def learned(ranges: Sequence[Range] | None) -> str:
     """Return which messages a version has learned from, or nothing where its line doesn't say."""
-    if source is None:
-        return ""
     by_place: dict[str, list[str]] = {}
-    for one in source.ranges:
-        by_place.setdefault(f"{one.topic}/{one.partition}", []).append(f"{one.first} to {one.end - 1}")
+    for one in ranges or ():
+        stream = f" of stream {one.stream[:12]}" if one.stream else ""
+        by_place.setdefault(f"{one.topic}/{one.partition}{stream}", []).append(f"{one.first} to {one.end - 1}")
     parts = [f"{place} {' and '.join(offsets)}" for place, offsets in by_place.items()]
-    return f"offsets {', '.join(parts)}" if parts else "no messages"
+    return f"offsets {', '.join(parts)}" if parts else ""
 
 
 def rows(lines: list[Line]) -> Iterator[str]:

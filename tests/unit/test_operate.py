@@ -8,7 +8,7 @@ import pytest
 
 from everstill.ledger.story import story
 from registry.bundle import version_of
-from registry.ledger import LearnedFrom, Range
+from registry.ledger import Range
 from registry.store import open_store
 from tests.support.in_process import everstill, two_versions
 from tests.support.served import Served, serve
@@ -161,10 +161,7 @@ def told(served: Served, digest: str, **more: bool) -> str:
 def test_the_story_of_a_version_that_the_gate_promoted(tmp_path: pathlib.Path) -> None:
     served = serve(tmp_path, 1)
     candidate = served.publish(5)
-    source = LearnedFrom(
-        stream="",
-        ranges=(Range(topic="pairs", partition=0, first=0, end=7), Range(topic="pairs", partition=0, first=9, end=40)),
-    )
+    source = tuple(Range(topic="pairs", partition=0, first=first, end=end) for first, end in ((0, 7), (9, 40)))
     evidence = {"wins": 20, "losses": 1, "total": 90, "log_e": 6.2, "alpha": 0.01, "reason": "evidence 493 reached 100"}
     served.ledger.append(
         kind="promote",

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from registry.ledger import ADDED_LATER, GENESIS, LearnedFrom, Ledger, LedgerError, LedgerMoved, Line, Range
+from registry.ledger import ADDED_LATER, GENESIS, Ledger, LedgerError, LedgerMoved, Line, Range
 from registry.pointers import Checkpoint, Pointers
 from registry.status import write_status
 from registry.witnesses import parse, seen, verify, witnesses
@@ -41,7 +41,7 @@ def test_a_line_of_the_version_before_reads_and_verifies_and_is_kept_as_it_was()
 
 def test_what_a_line_says_since_is_covered_by_its_hash() -> None:
     old = Line.model_validate_json(OLD_LINE)
-    source = LearnedFrom(stream="s", ranges=(Range(topic="pairs", partition=0, first=0, end=9),))
+    source = (Range(topic="pairs", partition=0, first=0, end=9, stream="s"),)
     added = {"learned_from": source, "teacher_version": "t", "config_digest": "c", "code_version": "v"}
     assert added.keys() == ADDED_LATER
 
