@@ -47,7 +47,13 @@ def test_the_writes_are_the_ones_that_are_tried(tmp_path: pathlib.Path) -> None:
     assert_nothing_is_lost_or_done_twice(store, writer.published)
 
 
-@pytest.mark.parametrize(("pattern", "nth"), quick_and_slow(WRITES, "checkpoint", "SHA256SUMS", "ledger/00000001"))
+@pytest.mark.parametrize(
+    ("pattern", "nth"),
+    [
+        pytest.param(*WRITES[0], marks=pytest.mark.slow),
+        *quick_and_slow(WRITES[1:], "checkpoint", "SHA256SUMS", "ledger/00000001"),
+    ],
+)
 def test_a_loop_that_dies_before_any_write_goes_on_after_a_restart(
     pattern: str, nth: int, tmp_path: pathlib.Path
 ) -> None:
