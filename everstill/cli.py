@@ -9,8 +9,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +19,7 @@ from everstill.config import EverstillSettings
 from everstill.doctor import command as doctor_command
 from everstill.infer import command as infer_command
 from everstill.ledger import command as ledger_command
-from everstill.options import ConfigOption, JsonOption, ModelOption, models_of
+from everstill.options import ConfigOption, JsonOption, ModelOption, models_of, print_each
 from everstill.project import command as init_command
 from everstill.up import command as up_command
 from protos.errors import EverstillError, UnavailableError
@@ -143,13 +142,13 @@ def loop(config: ConfigOption = None, model: ModelOption = None) -> None:
 @app.command(epilog="Example: everstill status --json")
 def status(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """Show what serves, what the loop does and how the student agrees with its teacher."""
-    _print_each(config, model, inspect.status, inspect.render_status, json_output)
+    print_each(config, model, inspect.status, inspect.render_status, json_output)
 
 
 @app.command(epilog="Example: everstill versions --json")
 def versions(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """List every decision in the ledger, after checking its chain."""
-    _print_each(config, model, inspect.versions, inspect.render_versions, json_output)
+    print_each(config, model, inspect.versions, inspect.render_versions, json_output)
 
 
 @app.command(epilog="Example: everstill show 3fa2b1c4d5e6")
@@ -202,20 +201,3 @@ def show_config(
         return
     bodies = {name: settings.model_dump(mode="json") for name, settings in models_of(config, model).items()}
     print(json.dumps(next(iter(bodies.values())) if len(bodies) == 1 else {"models": bodies}, indent=1))
-
-
-def _print_each(
-    config: pathlib.Path | None,
-    model: str | None,
-    read: Callable[[EverstillSettings], dict[str, Any]],
-    render: Callable[[dict[str, Any]], str],
-    json_output: bool,
-) -> None:
-    """Print one model's body, or, where there are several, each under its name."""
-    bodies = {name: read(settings) for name, settings in models_of(config, model).items()}
-    if not json_output:
-        print("\n\n".join(render(body) for body in bodies.values()))
-    elif len(bodies) == 1:
-        print(json.dumps(next(iter(bodies.values()))))
-    else:
-        print(json.dumps({"models": bodies}))

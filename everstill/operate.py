@@ -168,14 +168,13 @@ def _give(order: Order, config: ConfigOption, model: str | None, json_output: bo
 
 
 def _sentence(kind: OrderKind, outcome: Outcome) -> str:
-    line, standing = outcome.line, outcome.standing
+    line = outcome.line
     if line is None:
         return "nothing is pinned" if kind == "unpin" else "promotions aren't frozen"
     if not outcome.written:
         return f"nothing was changed, line {line.number} says so already: {describe(line)} ({line.actor})"
-    live = (
-        f"; {version_of(standing.live)} serves as soon as gateways have it" if line.moves_live and standing.live else ""
-    )
+    swaps = line.moves_live and line.digest != line.previous_digest
+    live = f"; {version_of(line.digest)} serves as soon as gateways have it" if swaps else ""
     return f"{describe(line)}{live}. Ledger line {line.number}:{line.hash[:16]}"
 
 

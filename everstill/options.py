@@ -1,10 +1,12 @@
 """What several commands take from the command line: the configuration, one of its models, JSON instead of text.
 
-Decides which file is meant where none is named. Used by the command modules.
+Decides which file is meant where none is named, and how several models are printed. Used by the command modules.
 """
 
+import json
 import pathlib
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -38,3 +40,20 @@ def models_of(config: pathlib.Path | None, model: str | None = None) -> dict[str
     if model is None:
         return load_models(config_path(config), EverstillSettings)
     return {model: load(config_path(config), EverstillSettings, model)}
+
+
+def print_each(
+    config: pathlib.Path | None,
+    model: str | None,
+    read: Callable[[EverstillSettings], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+    json_output: bool,
+) -> None:
+    """Print one model's body, or, where there are several, each under its name."""
+    bodies = {name: read(settings) for name, settings in models_of(config, model).items()}
+    if not json_output:
+        print("\n\n".join(render(body) for body in bodies.values()))
+    elif len(bodies) == 1:
+        print(json.dumps(next(iter(bodies.values()))))
+    else:
+        print(json.dumps({"models": bodies}))

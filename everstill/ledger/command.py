@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from everstill.become import become
+from everstill.config import EverstillSettings
 from everstill.ledger.sentences import rows
 from everstill.looking import existing_store
-from everstill.options import ConfigOption, JsonOption, ModelOption, models_of
+from everstill.options import ConfigOption, JsonOption, ModelOption, print_each
 from protos.errors import FormatError
 from registry.ledger import Ledger, LedgerError, Line
 from registry.store import ObjectStore
@@ -40,14 +41,15 @@ def ledger(
 @app.command("list", epilog="Example: everstill ledger list --json")
 def list_lines(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """Print every line of the ledger, oldest first, as a sentence."""
-    models = models_of(config, model)
-    for name, settings in models.items():
-        lines = Ledger(existing_store(settings), name).lines()
-        if json_output:
-            body = {"model": name, "lines": [json.loads(line.to_json()) for line in lines]}
-            print(json.dumps(body))
-        else:
-            print("\n".join([*([f"model {name}"] if len(models) > 1 else []), *(rows(lines) or [])]))
+    print_each(
+        config, model, _lines_of, lambda body: "\n".join(rows(map(Line.model_validate, body["lines"]))), json_output
+    )
+
+
+def _lines_of(settings: EverstillSettings) -> dict[str, Any]:
+    model = settings.model.name
+    lines = Ledger(existing_store(settings), model).lines()
+    return {"model": model, "lines": [json.loads(line.to_json()) for line in lines]}
 
 
 @app.command("verify", epilog="Example: everstill ledger verify intents --at 12:3fa2b1c4d5e6")
@@ -61,12 +63,15 @@ def verify_lines(
 
     What was cut off is missed by those who saw it: the live pointer, the loop's checkpoint, the status objects, and you (--at).
     """
-    kept, whole = [parse(text) for text in at or ()], True
-    for model, settings in models_of(config, name).items():
-        body = examine(existing_store(settings), model, kept)
-        whole &= body["whole"]
-        print(json.dumps(body) if json_output else _render(body))
-    raise typer.Exit(0 if whole else FormatError.exit_code)
+    kept, found = [parse(text) for text in at or ()], list[bool]()
+
+    def look(settings: EverstillSettings) -> dict[str, Any]:
+        body = examine(existing_store(settings), settings.model.name, kept)
+        found.append(body["whole"])
+        return body
+
+    print_each(config, name, look, _render, json_output)
+    raise typer.Exit(0 if all(found) else FormatError.exit_code)
 
 
 @app.command("audit", epilog="Example: everstill ledger audit t-3fa2b1c4d5e6")

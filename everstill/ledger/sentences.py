@@ -5,7 +5,7 @@ Decides the words only. Pure.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from registry.bundle import version_of
 from registry.ledger import Line, Range
@@ -80,7 +80,7 @@ def learned(ranges: Sequence[Range] | None) -> str:
     return f"offsets {', '.join(parts)}" if parts else ""
 
 
-def rows(lines: list[Line]) -> Iterator[str]:
+def rows(lines: Iterable[Line]) -> Iterator[str]:
     """Yield a ledger as text, a line each."""
     for line in lines:
         yield f"{line.number:>5}  {when(line)}  {describe(line)}  ({line.actor})"
