@@ -41,9 +41,7 @@ def ledger(
 @app.command("list", epilog="Example: everstill ledger list --json")
 def list_lines(config: ConfigOption = None, model: ModelOption = None, json_output: JsonOption = False) -> None:
     """Print every line of the ledger, oldest first, as a sentence."""
-    print_each(
-        config, model, _lines_of, lambda body: "\n".join(rows(map(Line.model_validate, body["lines"]))), json_output
-    )
+    print_each(config, model, _lines_of, _text, json_output)
 
 
 def _lines_of(settings: EverstillSettings) -> dict[str, Any]:
@@ -107,6 +105,12 @@ def examine(store: ObjectStore, model: str, kept: list[Witness]) -> dict[str, An
         "newest": seen(newest),
         "seen_by": [{"who": one.who, "line": one.number} for one in [*found, *kept]],
     }
+
+
+def _text(body: dict[str, Any]) -> str:
+    num = len(body["lines"])
+    head = f"{body['model']}: {num} line{'' if num == 1 else 's'}"
+    return "\n".join([head, *rows(map(Line.model_validate, body["lines"]))])
 
 
 def _render(body: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def test_the_ledger_is_printed_and_verified(folder: pathlib.Path) -> None:
     verified = everstill("ledger", "verify", cwd=folder)
     listed = json.loads(everstill("ledger", "list", "--json", cwd=folder).stdout)
 
-    assert [line.split()[0] for line in text.splitlines()] == ["1", "2"]
+    assert [line.split()[0] for line in text.splitlines()] == ["filetypes:", "1", "2"]
     assert f"first version {first}, from 64 teacher answers  (test)" in text
     assert f"{second} promoted: 20 wins, 1 losses in 90 requests, E = 493 of 100 needed  (test)" in text
     assert verified.stdout.startswith("filetypes: 2 lines, unbroken, kept rows as they were; the newest is 2:")
