@@ -18,7 +18,7 @@ from protos.errors import FormatError
 from registry.sections import Section
 from registry.store import AlreadyExists, NotFound, ObjectStore
 
-Kind = Literal["bootstrap", "promote", "reject", "inconclusive", "rollback", "gap"]
+Kind = Literal["bootstrap", "promote", "reject", "inconclusive", "rollback", "gap", "observe"]
 GENESIS = "0" * 64
 
 
