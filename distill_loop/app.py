@@ -21,6 +21,7 @@ from distill_loop.config import LoopSettings, digest_of
 from distill_loop.desk import Desk
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
+from distill_loop.gates.slices import SliceShares
 from distill_loop.intake import Intake
 from distill_loop.judge import Judge
 from distill_loop.labels import Labels
@@ -36,6 +37,7 @@ from distill_loop.stream.reports import Reports
 from distill_loop.stream.streams import check_stream, letters_of, open_consumer, open_writer
 from distill_loop.telemetry import ERRORS
 from distill_loop.telling import Telling
+from distill_loop.trials import Trials
 from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from protos.topics import LABELS, PAIRS, REPORTS, TRIALS
 from registry import logs
@@ -71,6 +73,7 @@ class LoopProcess:
         self._learner = Learner(settings.learner, model)
         self._agreement = ProgressiveAgreement(settings.loop.agreement_window)
         self._promise, self._dedupe, self._reports = Promise(), Dedupe(settings.loop.dedupe_records), Reports()
+        self._slices = SliceShares()
         self._labels = Labels(
             num_classes=model.num_classes,
             window_s=settings.loop.label_window_s,
@@ -97,7 +100,7 @@ class LoopProcess:
             self._consumer,
             self._dead_letters,
             self._dedupe,
-            Judge(self.progress, self._learner, reader, self._agreement, self._promise),
+            Judge(self.progress, self._learner, reader, self._agreement, self._promise, self._slices),
             reader,
             self._learner,
             self.progress,
@@ -125,17 +128,30 @@ class LoopProcess:
 
     def _make_desk(self) -> Desk:
         settings = self._settings
-        return Desk(
+        now_ns = (lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns
+        trials = Trials(
             self.progress,
             self._learner,
             self._office,
             gate=settings.gate,
+            observe_only=settings.release.observe_only,
+            promise=self._promise,
+            slices=self._slices,
+            teacher_away=lambda: self._reports.teacher_away,
+            learned_from=self._read_so_far,
+            now_ns=now_ns,
+        )
+        return Desk(
+            self.progress,
+            self._learner,
+            self._office,
+            trials,
             release=settings.release,
             model=settings.model,
             promise=self._promise,
             sign_of_life=self.renew_lease,
             learned_from=self._read_so_far,
-            now_ns=(lambda: self.progress.newest_pair_unix_ns) if settings.loop.deterministic else time.time_ns,
+            now_ns=now_ns,
         )
 
     def _read_so_far(self) -> tuple[Range, ...]:
@@ -167,6 +183,7 @@ class LoopProcess:
             "dedupe": self._dedupe,
             "agreement": self._agreement,
             "promise": self._promise,
+            "slices": self._slices,
             "reports": self._reports,
             "labels": self._labels,
         }

@@ -5,7 +5,6 @@ and no configuration of the gate: the line keeps the rule. Writes nothing, impor
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import sys
@@ -73,7 +72,7 @@ def audit(store: ObjectStore, model: str, trial: str) -> dict[str, Any]:
         "version": version_of(line.digest),
         "rows": again.num_rows,
         "rows_digest": line.rows_digest,
-        "decision": dataclasses.asdict(again.decision),
+        "decision": again.decision.as_evidence(),
         "same": not again.differences,
         "differences": list(again.differences),
     }

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,8 +93,40 @@ class GateSection(Section):
         gt=0,
         lt=1,
     )
+    error_rate: Literal["constant", "regulated"] = Field(
+        "constant",
+        description="`constant`: each trial has `alpha`. `regulated`: trials share an error rate (e-LOND), so that at most `fdr` of all promotions are false, "
+        "however many trials there are; each that promotes nothing makes the next stricter.",
+    )
+    fdr: float = Field(
+        0.1, description="Share of promotions that may be false, on average, where regulated.", gt=0, lt=1
+    )
     margin: float = Field(0.0, description="Non-inferiority margin; 0 asks for superiority.", ge=0, lt=1)
+    smaller_ratio: float = Field(
+        0.8,
+        description="A candidate of at most this share of the incumbent's bytes is a smaller one; 0: none is.",
+        ge=0,
+        le=1,
+    )
+    smaller_margin: float = Field(
+        0.005, description="Non-inferiority margin of a smaller candidate, where `margin` isn't more.", ge=0, lt=1
+    )
     min_gain: float = Field(0.005, description="Futility: a candidate better by less than this is dropped.", gt=0, lt=1)
+    slice_rows: int = Field(
+        5_000,
+        description="Expected requests in the trial from which a slice is large: it must be certified not worse by `slice_margin` then. Others are "
+        "only watched for harm.",
+        ge=1,
+    )
+    slice_margin: float = Field(
+        0.01, description="How much worse a candidate may be on a slice, and by true labels.", gt=0, lt=1
+    )
+    brier_tolerance: float = Field(
+        0.005, description="How much worse a candidate's Brier score to the teacher may be.", ge=0, lt=1
+    )
+    veto_evidence: float = Field(
+        20.0, description="Evidence of harm at which a veto stands; for slices times their number.", gt=1
+    )
     futility_evidence: float = Field(10.0, description="Evidence at which futility or harm ends a trial.", gt=1)
     max_rows: int | None = Field(
         None,
@@ -121,10 +153,9 @@ class GateSection(Section):
         le=1,
     )
 
-    @property
-    def cap(self) -> int:
-        """Requests after which a trial ends; non-inferiority needs more of them than superiority."""
-        return self.max_rows or (60_000 if self.margin else 20_000)
+    def cap_of(self, margin: float) -> int:
+        """Return the requests after which a trial with this margin ends; non-inferiority needs more of them than superiority."""
+        return self.max_rows or (60_000 if margin else 20_000)
 
 
 class ReleaseSection(Section):
@@ -144,6 +175,10 @@ class ReleaseSection(Section):
         256, description="Teacher answers after which the first version is released, ungated.", ge=1
     )
     bootstrap_steps: int = Field(300, description="Steps taken on them before that.", ge=1)
+    observe_only: bool = Field(
+        False,
+        description="Whether trials are run and their verdicts written, and nothing is promoted: to look on before the gate is trusted.",
+    )
     cut_every_pairs: int = Field(64, description="New pairs learned between two candidates.", ge=1)
     max_bytes: int = Field(64 * 2**20, description="Largest candidate, in bytes.", ge=1)
     max_latency_ms: float = Field(

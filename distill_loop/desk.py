@@ -1,36 +1,32 @@
-"""The desk: when a first version is due, when a candidate is cut, when a trial is over - and what is then done about it.
+"""The desk: when a first version is due, when a candidate is cut, and what is then done about it.
 
-Decides times and shares; verdicts are the gate's, writes the release office's. Connects the rooms gates, learner and release.
-One thread.
+Decides times; what goes on between a trial's opening and its end is trials.py's, writes are the release office's. Connects the rooms gates, learner and
+release. One thread.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import structlog
 
-from distill_loop.config import GateSection, ReleaseSection
-from distill_loop.gates.promise import Outlook, Promise, is_overtaken
-from distill_loop.gates.trial import TrialIdentity, TrialState
-from distill_loop.gates.verdict import Decision, Rule, decide
+from distill_loop.config import ReleaseSection
+from distill_loop.gates.promise import Outlook, Promise
+from distill_loop.gates.trial import TrialState
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.release.candidate import Origin
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.release.precheck import Precheck
-from distill_loop.telemetry import PRECHECK_REJECTED, TRIAL_LOG_EVIDENCE, UNPROMISING, VERDICTS
+from distill_loop.telemetry import PRECHECK_REJECTED, UNPROMISING
+from distill_loop.trials import Trials
 from protos.errors import ConfigurationError, UnavailableError
 from protos.tensors import Array
 from registry.bundle import version_of
-from registry.ledger import Kind, Line, Range
+from registry.ledger import Range
 from registry.plausible import plausible_rows
-from registry.pointers import Trial
 from registry.sections import ModelSection
 
-KINDS: dict[str, Kind] = {"PASS": "promote", "FAIL": "reject", "INCONCLUSIVE": "inconclusive"}
 #: Held-out rows used for parity, golden answers and the expected disagreement.
 CHECK_ROWS = 128
 #: Rows, and the size of free dimensions, that stand for them before there are any.
@@ -40,9 +36,10 @@ STEPS_PER_SIGN = 16
 
 
 class Desk:
-    """Trials and releases of one student.
+    """Cuts and first releases of one student.
 
     Args:
+        trials: what a cut is put on.
         model: its inputs say what is tried before there are rows.
         sign_of_life: called now and then during long work, so that the lease doesn't run out.
         learned_from: says which messages were read so far, for the line of what is cut now.
@@ -54,8 +51,8 @@ class Desk:
         progress: Progress,
         learner: Learner,
         office: ReleaseOffice,
+        trials: Trials,
         *,
-        gate: GateSection,
         release: ReleaseSection,
         model: ModelSection,
         promise: Promise,
@@ -66,38 +63,18 @@ class Desk:
         self._progress = progress
         self._learner = learner
         self._office = office
-        self._gate = gate
+        self.trials = trials
         self._release = release
         self._model = model
         self._promise = promise
         self._sign_of_life = sign_of_life
         self._learned_from = learned_from
         self._now_ns = now_ns
-        self._rule = Rule(
-            gate.alpha,
-            gate.margin,
-            gate.min_gain,
-            gate.futility_evidence,
-            gate.cap,
-            gate.max_pairs,
-            gate.stalled_pairs,
-        )
         self._log = structlog.get_logger()
 
     def reconcile(self) -> None:
         """After a start or a fault: the ledger has the last word on what was decided, then the pointers are made to agree."""
-        self._adopt_live()
-        trial = self._progress.trial
-        if trial is None:
-            self._office.open_trial(None)
-            return
-        line = self._office.ledger.find(trial.identity.trial_id)
-        if line is not None:
-            self._settle(line)
-        elif self._progress.live != trial.identity.incumbent:
-            self._close(trial, "inconclusive", "the incumbent changed")
-        else:
-            self._office.open_trial(_pointer(trial.identity))
+        self.trials.reconcile()
 
     def follow(self) -> None:
         """Act on what somebody else has written into the ledger since the last look: an operator's command."""
@@ -125,7 +102,7 @@ class Desk:
         line = self._office.release_file()
         if line is None:
             return
-        self._adopt_live()
+        self.trials.adopt_live()
         self._log.info("first version released", version=version_of(line.digest), **line.evidence)
         save()
 
@@ -173,7 +150,7 @@ class Desk:
             return
         evidence = {"pairs": progress.kept, "steps": self._learner.num_steps, **check.evidence()}
         self._office.bootstrap(digest, evidence, tuple(self._learned_from()) or None, self._learner.teacher_version)
-        self._adopt_live()
+        self.trials.adopt_live()
         self._log.info("first version released", version=version_of(digest), pairs=progress.kept)
         save()
 
@@ -191,8 +168,7 @@ class Desk:
         if self._progress.learned - self._progress.asked_at < self._release.cut_every_pairs:
             return False
         self._progress.asked_at = self._progress.learned
-        duel = self._promise.duel(trial.identity.trial_id)
-        return is_overtaken(self._rule, trial.certain(), trial.num_answered, duel)
+        return self.trials.is_overtaken(trial)
 
     def cut(self, save: Callable[[], None]) -> None:
         """Put the student as it is now on trial against the live version, where that looks promising and its graph is fit.
@@ -226,39 +202,11 @@ class Desk:
         if digest is None:
             PRECHECK_REJECTED.inc()
             self._note_cut(None, "refused", "; ".join(check.reasons))
-        elif digest == live or self._was_tried(digest):
+        elif digest == live or self.trials.was_tried(digest):
             self._note_cut(digest, "unchanged", "the student hasn't changed since its last trial")
         else:
             self._note_cut(digest, "on trial", _sentence(outlook))
-            self._open_trial(live, digest, rows, save)
-
-    def _was_tried(self, digest: str) -> bool:
-        """Whether this candidate is on trial or has been."""
-        open_trial = self._progress.trial
-        if open_trial is not None and open_trial.identity.candidate == digest:
-            return True
-        return self._office.ledger.find(f"t-{version_of(digest)}") is not None
-
-    def _open_trial(self, live: str, digest: str, rows: dict[str, Array], save: Callable[[], None]) -> None:
-        """Open a trial; one that is open ends only now that nothing but these writes stands between it and its successor."""
-        share = self._share(live, digest, rows)
-        if self._progress.trial is not None:
-            self._supersede(self._progress.trial)
-        identity = TrialIdentity(f"t-{version_of(digest)}", live, digest, share, self._now_ns())
-        self._progress.trial = TrialState(identity)
-        self._progress.learned_from = [one.model_dump() for one in self._learned_from()]
-        try:
-            save()
-        except UnavailableError:
-            self._progress.trial = None  # no pointer without a checkpoint that knows the trial
-            raise
-        self._office.open_trial(_pointer(identity))
-        self._log.info("trial opened", trial_id=identity.trial_id, share=share)
-
-    def _supersede(self, trial: TrialState) -> None:
-        """End a trial without a verdict: the student as it is now will be decided sooner."""
-        self._close(trial, "inconclusive", "superseded: the learner has overtaken the candidate")
-        VERDICTS.labels("INCONCLUSIVE").inc()
+            self.trials.open(live, digest, rows, save)
 
     def _note_cut(self, digest: str | None, outcome: str, reason: str) -> None:
         version = version_of(digest) if digest else None
@@ -271,74 +219,8 @@ class Desk:
         self._log.info("cut", version=version, outcome=outcome, reason=reason)
 
     def close_decided_trial(self) -> bool:
-        """Look at the open trial's evidence; where it decides, write the decision and act on it. True where it did."""
-        trial = self._progress.trial
-        if trial is None:
-            TRIAL_LOG_EVIDENCE.set(0.0)
-            return False
-        decision = self.look()
-        assert decision is not None
-        TRIAL_LOG_EVIDENCE.set(decision.log_e)
-        if not decision.final:
-            return False
-        self._close(trial, KINDS[decision.verdict])
-        VERDICTS.labels(decision.verdict).inc()
-        return True
-
-    def look(self) -> Decision | None:
-        """Return what the gate says of the open trial now, or None without one."""
-        trial = self._progress.trial
-        return decide(self._rule, trial.certain(), trial.cautious(), trial.wait) if trial else None
-
-    def _close(self, trial: TrialState, kind: Kind, reason: str = "") -> None:
-        """Write a trial's decision and act on it; `reason` is why it ends where that is not its verdict."""
-        decision = decide(self._rule, trial.certain(), trial.cautious(), trial.wait)
-        evidence = self._evidence(trial, decision) | ({"reason": reason} if reason else {})
-        learned_from = tuple(map(Range.model_validate, self._progress.learned_from)) or None
-        teacher_version = self._learner.teacher_version or None
-        line = self._office.decide(
-            kind, _pointer(trial.identity), evidence, trial.rows(), learned_from, teacher_version
-        )
-        self._settle(line)
-
-    def _settle(self, line: Line) -> None:
-        """Act on a decision that is in the ledger; may be repeated."""
-        self._adopt_live()
-        if line.kind == "promote":
-            self._promise.promoted(line.trial_id, version_of(line.digest))
-        self._office.close_trial(line.trial_id)
-        self._progress.trial = None
-        self._progress.last_verdict = {"kind": line.kind, "version": version_of(line.digest), **line.evidence}
-        self._log.info(
-            "trial decided", kind=line.kind, trial_id=line.trial_id, ledger_line=line.number, **line.evidence
-        )
-
-    def _adopt_live(self) -> None:
-        self._progress.live = self._office.apply_ledger().live
-
-    def _evidence(self, trial: TrialState, decision: Decision) -> dict[str, Any]:
-        cautious = trial.cautious()
-        return {
-            "verdict": decision.verdict,
-            "reason": decision.reason,
-            "log_e": decision.log_e,
-            "alpha": self._gate.alpha,
-            "margin": self._gate.margin,
-            "wins": cautious.wins,
-            "losses": cautious.losses - trial.count("pending"),
-            "pending": trial.count("pending"),
-            "total": cautious.total,
-            "lower_bound": decision.lower_bound,
-            "share": trial.identity.share,
-            "rule": dataclasses.asdict(self._rule),
-            "wait": dataclasses.asdict(trial.wait),
-        }
-
-    def _share(self, incumbent: str, candidate: str, rows: dict[str, Array]) -> float:
-        """Return the share of requests whose expected disagreement stays inside the trial's part of the teacher budget."""
-        tops = [np.argmax(self._office.artifact(digest).logits(rows), axis=1) for digest in (incumbent, candidate)]
-        disagreement = (int((tops[0] != tops[1]).sum()) + 1) / (len(tops[0]) + 2)
-        return min(self._gate.max_share, self._gate.teacher_share / disagreement)
+        """Look at the open trial; where it is over, write that and act on it. True where it was."""
+        return self.trials.close_decided()
 
     def _check_rows(self) -> dict[str, Array]:
         """Return held-out rows, newest last; before there are any, plausible ones."""
@@ -365,14 +247,4 @@ def _sentence(outlook: Outlook) -> str:
     return (
         f"of the {outlook.num} newest pairs the learner alone agrees with the teacher on {outlook.wins}, "
         f"the live version alone on {outlook.losses}"
-    )
-
-
-def _pointer(identity: TrialIdentity) -> Trial:
-    return Trial(
-        trial_id=identity.trial_id,
-        incumbent=identity.incumbent,
-        candidate=identity.candidate,
-        share=identity.share,
-        opened_unix_s=identity.opened_unix_ns / 1e9,
     )

@@ -28,7 +28,15 @@ from distill_loop.telemetry import DEAD, GAPS, PAIRS, REPLACED, STEPS
 from protos import records_pb2 as records
 from protos import topics
 from protos.errors import RecordError
-from protos.records import ID_BYTES, MODEL_HEADER, RECORDS_HEADER, REPLAY_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
+from protos.records import (
+    ID_BYTES,
+    MODEL_HEADER,
+    RECORDS_HEADER,
+    REPLAY_HEADER,
+    SCHEMA_HEADER,
+    SCHEMA_VERSION,
+    minted_unix_ns,
+)
 from registry.sections import ModelSection
 
 #: Steps that may be owed: beyond this the machine can't keep up, and newer pairs matter more.
@@ -165,9 +173,14 @@ class Intake:
         elif message.kind == topics.REPORTS:
             self._reports.take(records.CaptureReport.FromString(message.value))
         elif message.kind == topics.LABELS:
-            for label in records.LabelBatch.FromString(message.value).labels:
-                self._labels.observe_label(label)
+            self._take_labels(records.LabelBatch.FromString(message.value))
         return None
+
+    def _take_labels(self, batch: records.LabelBatch) -> None:
+        trial = self._progress.trial
+        for label in batch.labels:
+            if self._labels.observe_label(label) and trial is not None:
+                trial.add_label(label.record_id, minted_unix_ns(label.record_id), label.label_class)
 
     def _take_trial_rows(self, batch: records.TrialBatch) -> None:
         if any(len(row.record_id) != ID_BYTES or len(row.input_key) != ID_BYTES for row in batch.rows):
@@ -177,7 +190,16 @@ class Intake:
         if trial is None or batch.trial_id != trial.identity.trial_id:
             return  # of a trial that was decided: its rows are kept already
         for row in batch.rows:
-            trial.add_row(row.record_id, row.input_key, row.time_unix_ns, agree=row.agree, probability=row.probability)
+            trial.add_row(
+                row.record_id,
+                row.input_key,
+                row.time_unix_ns,
+                agree=row.agree,
+                probability=row.probability,
+                slice_=row.slice,
+                incumbent_class=row.incumbent_class,
+                candidate_class=row.candidate_class,
+            )
 
     def _take_pairs(self, lot: list[tuple[Message, Row]]) -> None:
         """Judge the pairs that are new, then let the learner have them."""

@@ -10,13 +10,16 @@ import dataclasses
 
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
+from distill_loop.gates.slices import SliceShares
+from distill_loop.gates.trial import Answer
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.learner.reading import PairReader, Row
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
+from protos import brier
 from protos import records_pb2 as records
 from protos.errors import RecordError
-from protos.records import ARM_UNIFORM
+from protos.records import ARM_PASS_THROUGH, ARM_UNIFORM
 from registry.bundle import version_of
 
 #: No arm samples less often; one over it is still a weight that arithmetic can carry.
@@ -52,12 +55,14 @@ class Judge:
         reader: PairReader,
         agreement: ProgressiveAgreement,
         promise: Promise,
+        slices: SliceShares,
     ) -> None:
         self._progress = progress
         self._learner = learner
         self._reader = reader
         self._agreement = agreement
         self._promise = promise
+        self._slices = slices
 
     def judge(self, pairs: list[Fresh]) -> None:
         """Count each pair that has no error yet; what makes one unfit to be learned from becomes its error.
@@ -75,6 +80,8 @@ class Judge:
                 continue
             if pair.served_class is not None and pair.probability is not None:
                 self._agreement.observe(pair.served_class == pair.teacher_class, pair.probability)
+            if (probability := _taken_blindly(pair)) is not None:
+                self._slices.observe(pair.record.slice, probability)
             if pair.is_row or (pair.served_class is not None and pair.record.student.version == live):
                 asked.append(pair)
         self._ask_learner(pairs, asked)
@@ -105,19 +112,14 @@ class Judge:
 
     def _count_in_trial(self, pair: Fresh) -> bool:
         """Let the open trial have a pair's answer; returns whether it is one of its rows, and new."""
-        trial, answer = self._progress.trial, pair.record.trial
-        return (
-            trial is not None
-            and answer.trial_id == trial.identity.trial_id
-            and trial.add_answer(
-                pair.training.record_id,
-                pair.training.input_key,
-                pair.training.time_unix_ns,
-                incumbent_class=answer.incumbent_class,
-                candidate_class=answer.candidate_class,
-                teacher_class=pair.teacher_class,
-            )
-        )
+        trial, said = self._progress.trial, pair.record.trial
+        if trial is None or said.trial_id != trial.identity.trial_id:
+            return False
+        training, score = pair.training, None
+        if said.brier_slope and any(arm.arm == ARM_UNIFORM for arm in pair.record.arms):
+            score = brier.advantage_of(said.brier_base, said.brier_slope, training.teacher_probabilities_C)
+        answer = Answer(said.incumbent_class, said.candidate_class, pair.teacher_class, training.teacher_version, score)
+        return trial.add_answer(training.record_id, training.input_key, training.time_unix_ns, answer)
 
     def _ask_learner(self, pairs: list[Fresh], asked: list[Fresh]) -> None:
         """Compare the learner's own answers; where a student may raise it is asked about every pair, since such a one must not be learned from."""
@@ -145,3 +147,10 @@ class Judge:
             live = trial.identity.incumbent
         if live:
             self._promise.observe(version_of(live), learner_right=learner_right, served_right=served_right)
+
+
+def _taken_blindly(pair: Fresh) -> float | None:
+    """Return with which probability a pair was taken by an arm that looks at nothing in it; None where none did."""
+    if pair.probability is not None:
+        return pair.probability
+    return 1.0 if any(arm.arm == ARM_PASS_THROUGH for arm in pair.record.arms) else None

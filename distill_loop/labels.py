@@ -62,22 +62,26 @@ class Labels:
         if len(self._rows) > self._max_records:
             del self._rows[self._row_ids.popleft()]
 
-    def observe_label(self, label: records.Label) -> None:
-        """Take a label in: join it with its row, or let it wait for it."""
+    def observe_label(self, label: records.Label) -> bool:
+        """Take a label in: join it with its row, or let it wait for it. Returns whether it is one that counts, as far as is known here."""
         record_id = label.record_id
         if not (label.known and 0 <= label.label_class < self._num_classes and is_record_id(record_id)):
             self._count("unusable")
-        elif label.time_unix_ns - minted_unix_ns(record_id) > self._window_ns:
+            return False
+        if label.time_unix_ns - minted_unix_ns(record_id) > self._window_ns:
             self._count("late")
-        elif record_id in self._waiting or self._rows.get(record_id) == JOINED:
+            return False
+        if record_id in self._waiting or self._rows.get(record_id) == JOINED:
             self._count("repeated")
-        elif record_id in self._rows:
+            return False
+        if record_id in self._rows:
             self._join(record_id, label.label_class)
         else:
             self._waiting[record_id] = label.label_class
             if len(self._waiting) > self._max_records:
                 self._waiting.popitem(last=False)
                 self._count("unmatched")
+        return True
 
     def status(self, accepted: int | None = None) -> dict[str, Any] | None:
         """Return counts and estimates, and set the gauges; None where no label ever came.

@@ -21,9 +21,9 @@ from registry.pointers import Checkpoint, Pointers
 from registry.store import ObjectStore
 
 #: Version of the checkpoint's layout.
-LAYOUT = 5
-#: The one before it, which is read too.
-UPGRADED = 4
+LAYOUT = 6
+#: Those before it that are read too.
+UPGRADED = (4, 5)
 #: Time between two checkpoints, in times that one takes.
 SAVING_SHARE = 9.0
 
@@ -95,7 +95,7 @@ class Memory:
             return False
         data = self._store.get(self._current.path).data
         state = checkpoint.load(self._at_rest.open(data, _context(self._current.path)))
-        if state.get("layout") not in (LAYOUT, UPGRADED):
+        if state.get("layout") not in (LAYOUT, *UPGRADED):
             raise FormatError(f"{self._current.path} has layout {state.get('layout')}, this loop reads {LAYOUT}")
         _upgrade(state)
         for name, part in self._parts.items():
@@ -162,7 +162,7 @@ def _context(path: str) -> bytes:
 
 def _upgrade(state: dict[str, Any]) -> None:
     """Make a state of a version before this one: it didn't know whose offsets its positions are, or took the file's identity for all;
-    one of the layout before counted all gaps together, and its memory had no retention."""
+    layout 4 counted all gaps together, and its memory had no retention. A trial that was open has no rule (gates/trial.py)."""
     if "streams" not in state:
         stream = state.get("stream", "")
         state["streams"] = {kind: stream for kind, _, _ in state["positions"]} if stream else {}

@@ -4,6 +4,7 @@ Decides nothing; it reads what the loop's parts know, and does the sums of the a
 it once a turn. One thread.
 """
 
+import dataclasses
 import os
 import time
 from typing import Any
@@ -128,20 +129,21 @@ class Telling:
         return max(0.0, time.time() - newest) if newest else None
 
     def _trial(self) -> dict[str, Any] | None:
-        trial, decision = self._progress.trial, self._desk.look()
+        trial, decision = self._progress.trial, self._desk.trials.look()
         if trial is None or decision is None:
             return None
-        identity, cautious = trial.identity, trial.cautious()
+        identity, counts = trial.identity, trial.tally().overall
         return {
             "trial_id": identity.trial_id,
             "candidate": version_of(identity.candidate),
             "incumbent": version_of(identity.incumbent),
             "share": identity.share,
-            "wins": cautious.wins,
-            "losses": trial.count("loss"),
-            "pending": trial.count("pending"),
-            "total": cautious.total,
+            "alpha": trial.rule.alpha,
+            "margin": trial.rule.margin,
+            **dataclasses.asdict(counts),
+            "reason": decision.reason,
             "log_e": decision.log_e,
+            "criteria": [one.words for one in decision.criteria],
             "requests_needed": decision.requests_needed,
         }
 

@@ -50,7 +50,7 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
             (one["trial"] for one in processes.values() if one.get("trial") and one["process"] == "loop"), None
         )
         own = counted if counted and counted["trial_id"] == body["trial"]["trial_id"] else None
-        body["trial"] |= {"evidence": own, "needed_log_e": -math.log(settings.gate.alpha)}
+        body["trial"] |= {"evidence": own, "needed_log_e": -math.log((own or {}).get("alpha") or settings.gate.alpha)}
     return body
 
 

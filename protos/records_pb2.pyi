@@ -99,18 +99,22 @@ class Sample(_message.Message):
     def __init__(self, record_id: _Optional[bytes] = ..., input_key: _Optional[bytes] = ..., time_unix_ns: _Optional[int] = ..., stratum: _Optional[str] = ..., slice: _Optional[str] = ..., client_tag: _Optional[bytes] = ..., subject_tag: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., student: _Optional[_Union[StudentOutput, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ArmTaken, _Mapping]]] = ..., policy_id: _Optional[str] = ..., trial_id: _Optional[str] = ..., teacher: _Optional[_Union[TeacherOutput, _Mapping]] = ..., sequence: _Optional[int] = ..., label: _Optional[_Union[Label, _Mapping]] = ...) -> None: ...
 
 class TrialAnswer(_message.Message):
-    __slots__ = ("trial_id", "incumbent_version", "candidate_version", "incumbent_class", "candidate_class")
+    __slots__ = ("trial_id", "incumbent_version", "candidate_version", "incumbent_class", "candidate_class", "brier_base", "brier_slope")
     TRIAL_ID_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_CLASS_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    BRIER_BASE_FIELD_NUMBER: _ClassVar[int]
+    BRIER_SLOPE_FIELD_NUMBER: _ClassVar[int]
     trial_id: str
     incumbent_version: str
     candidate_version: str
     incumbent_class: int
     candidate_class: int
-    def __init__(self, trial_id: _Optional[str] = ..., incumbent_version: _Optional[str] = ..., candidate_version: _Optional[str] = ..., incumbent_class: _Optional[int] = ..., candidate_class: _Optional[int] = ...) -> None: ...
+    brier_base: float
+    brier_slope: bytes
+    def __init__(self, trial_id: _Optional[str] = ..., incumbent_version: _Optional[str] = ..., candidate_version: _Optional[str] = ..., incumbent_class: _Optional[int] = ..., candidate_class: _Optional[int] = ..., brier_base: _Optional[float] = ..., brier_slope: _Optional[bytes] = ...) -> None: ...
 
 class LogitPair(_message.Message):
     __slots__ = ("record_id", "input_key", "time_unix_ns", "stratum", "slice", "client_tag", "subject_tag", "inputs", "student", "teacher", "hidden_features", "arms", "policy_id", "trial")

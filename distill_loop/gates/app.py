@@ -1,7 +1,6 @@
 """`python -m distill_loop.gates.app --wins W --losses L --total N`: what the gate says of counters. Imports no torch."""
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -9,7 +8,9 @@ from typing import NoReturn
 
 from distill_loop.config import GateSection
 from distill_loop.gates.evidence import Counters
-from distill_loop.gates.verdict import Decision, Rule, decide
+from distill_loop.gates.rule import Rule
+from distill_loop.gates.tally import Tally
+from distill_loop.gates.verdict import Decision, decide
 
 DEFAULTS = GateSection()
 #: Counters beyond this are a slip of the pen, and the arithmetic's end.
@@ -57,16 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
         margin=parsed.margin,
         min_gain=DEFAULTS.min_gain,
         futility_evidence=DEFAULTS.futility_evidence,
-        max_rows=GateSection(margin=parsed.margin).cap,
+        max_rows=DEFAULTS.cap_of(parsed.margin),
     )
-    decision = decide(rule, counters, counters)
+    decision = decide(rule, Tally.of(counters))
     body = {
         "wins": counters.wins,
         "losses": counters.losses,
         "total": counters.total,
         "margin": parsed.margin,
         "alpha": parsed.alpha,
-        **dataclasses.asdict(decision),
+        **decision.as_evidence(),
     }
     if parsed.json:
         print(json.dumps(body))

@@ -12,8 +12,12 @@ average advantage over the window is at most m, is at most alpha: any number of 
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+
+#: Of float64, of any shape; one number is one too.
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 #: Bets and their weights: from careful to bold, fixed once and for all, so that counters suffice.
 BETS = np.geomspace(0.03, 0.6, 8)
@@ -43,6 +47,11 @@ class Counters:
         return Counters(self.wins + other.wins, self.losses + other.losses, self.total + other.total)
 
     @property
+    def moments(self) -> tuple[int, int, int]:
+        """Sum, sum of squares and number of all D."""
+        return self.wins - self.losses, self.wins + self.losses, self.total
+
+    @property
     def swapped(self) -> "Counters":
         """The same requests with the two students' places exchanged."""
         return Counters(self.losses, self.wins, self.total)
@@ -50,13 +59,17 @@ class Counters:
 
 def log_evidence(counters: Counters, m: float) -> float:
     """Return ln E_t(m), the evidence against an average advantage of at most m, for m in (-1, 1)."""
-    return _log_sum_exp(LOG_WEIGHTS + _log_wealth(counters, m))
+    return float(log_evidences(counters.wins, counters.losses, counters.total, m))
+
+
+def log_evidences(wins: Any, losses: Any, totals: Any, m: float) -> Floats:
+    """Return ln E_t(m) of many counters at once: arrays that broadcast, or numbers."""
+    return log_mixture(log_wealths(wins, losses, totals, m))
 
 
 def log_moment_evidence(counters: Counters, m: float) -> float:
     """Return the logarithm of the moment form, decreasing in m and defined for every m: for bounds."""
-    s1, s2 = counters.wins - counters.losses, counters.wins + counters.losses
-    return _log_sum_exp(LOG_WEIGHTS + BETS * (s1 - m * counters.total) - PSI * s2)
+    return _log_moments(*counters.moments, 1.0, m)
 
 
 def lower_bound(counters: Counters, alpha: float) -> float:
@@ -64,12 +77,20 @@ def lower_bound(counters: Counters, alpha: float) -> float:
 
     It holds at level alpha at all times at once. -1 where nothing can be said yet.
     """
-    low, high = -1.0, 1.0
-    if log_moment_evidence(counters, low) < -math.log(alpha):
+    return lower_bound_of_moments(*counters.moments, alpha)
+
+
+def lower_bound_of_moments(s1: float, s2: float, num: int, alpha: float, bound: float = 1.0) -> float:
+    """Return the lower bound of the mean of scores Z >= -bound, from their sum, their sum of squares and how many there are.
+
+    -bound where nothing can be said yet.
+    """
+    low, high = -bound, bound
+    if _log_moments(s1, s2, num, bound, low) < -math.log(alpha):
         return low
     for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
-        if log_moment_evidence(counters, middle) >= -math.log(alpha):
+        if _log_moments(s1, s2, num, bound, middle) >= -math.log(alpha):
             low = middle
         else:
             high = middle
@@ -84,14 +105,14 @@ def requests_needed(counters: Counters, m: float, alpha: float, since: Counters 
     """
     if not counters.total:
         return None
-    rates = _log_wealth(counters, m) / counters.total
+    rates = log_wealths(counters.wins, counters.losses, counters.total, m) / counters.total
     threshold = -math.log(alpha)
-    base = LOG_WEIGHTS if since is None else LOG_WEIGHTS + _log_wealth(since, m)
-    if rates.max() <= 0 and _log_sum_exp(base) < threshold:
+    base = np.zeros(8) if since is None else log_wealths(since.wins, since.losses, since.total, m)
+    if rates.max() <= 0 and float(log_mixture(base)) < threshold:
         return None
 
     def reached(more: int) -> bool:
-        return _log_sum_exp(base + rates * more) >= threshold
+        return float(log_mixture(base + rates * more)) >= threshold
 
     high = 1
     while not reached(high):
@@ -105,17 +126,24 @@ def requests_needed(counters: Counters, m: float, alpha: float, since: Counters 
     return high + (since.total if since else 0)
 
 
-def _log_wealth(counters: Counters, m: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Return each bet's log wealth."""
-    ties = counters.total - counters.wins - counters.losses
-    rates: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (
-        counters.wins * np.log1p(BETS * (1 - m) / (1 + m))
-        + counters.losses * np.log1p(-BETS)
-        + ties * np.log1p(-BETS * m / (1 + m))
+def log_wealths(wins: Any, losses: Any, totals: Any, m: float) -> Floats:
+    """Return each bet's log wealth, in a last dimension that the counters haven't got; it is linear in them."""
+    wins, losses, totals = (np.asarray(counts, np.float64)[..., None] for counts in (wins, losses, totals))
+    rates: Floats = (
+        wins * np.log1p(BETS * (1 - m) / (1 + m))
+        + losses * np.log1p(-BETS)
+        + (totals - wins - losses) * np.log1p(-BETS * m / (1 + m))
     )
     return rates
 
 
-def _log_sum_exp(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> float:
-    top = float(values.max())
-    return top + math.log(float(np.exp(values - top).sum()))
+def log_mixture(log_wealths: Floats) -> Floats:
+    """Return the logarithm of the weighted mean of the bets' wealths, which lie in the last dimension."""
+    weighted = log_wealths + LOG_WEIGHTS
+    top = weighted.max(axis=-1)
+    mixed: Floats = top + np.log(np.exp(weighted - top[..., None]).sum(axis=-1))
+    return mixed
+
+
+def _log_moments(s1: float, s2: float, num: int, bound: float, m: float) -> float:
+    return float(log_mixture(BETS / bound * (s1 - m * num) - PSI * s2 / bound**2))

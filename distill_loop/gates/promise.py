@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distill_loop.gates.evidence import Counters, requests_needed
-from distill_loop.gates.verdict import Rule
+from distill_loop.gates.rule import Rule
 
 #: Newest fresh pairs that count, and below how many rows in all no opinion is had.
 FRESH_ROWS, LEAST_ROWS = 64, 16

@@ -1,6 +1,7 @@
 """Judging a decided trial again: its kept rows and its ledger line's evidence give the same decision, to the same numbers, or it is said what doesn't fit.
 
-Decides nothing new: it counts the rows under the rule that the line keeps and asks the gate. `distill_loop.audit_app` calls it. Pure.
+Decides nothing new: it counts the rows under the rule that was fixed when the candidate was frozen and asks the gate. `everstill ledger audit` calls
+it. Pure.
 """
 
 import dataclasses
@@ -9,11 +10,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from distill_loop.gates.evidence import Counters
-from distill_loop.gates.trial import counters_of_rows
-from distill_loop.gates.verdict import Decision, Rule, Wait, decide
+from distill_loop.gates.rows import row_of, tally_of
+from distill_loop.gates.rule import Rule
+from distill_loop.gates.verdict import Decision, Wait, decide
 from protos.errors import FormatError
 
+#: What a line says of a decision: the numbers, and what follows from them.
+NUMBERS = ("log_e", "lower_bound", "requests_needed", "criteria")
+VERDICT = ("verdict", "final", "cause", "reason")
 #: The same arithmetic on another machine may differ in its last bits.
 TOLERANCE = 1e-9
 
@@ -35,41 +39,48 @@ def rejudge(rows: bytes, evidence: Mapping[str, Any]) -> Rejudged:
         evidence: of its ledger line.
 
     Raises:
-        FormatError: the line keeps no rule, or the rows are not a trial's.
+        FormatError: the line keeps no rule (it is of a version before 0.1.0's gate), or the rows are not a trial's.
     """
     if not isinstance(evidence.get("rule"), dict):
         raise FormatError(
             "the ledger line keeps no rule", fix="Trials of versions before rules were kept can't be judged again"
         )
     try:
-        rule, wait = Rule(**evidence["rule"]), Wait(**evidence.get("wait", {}))
-        lines = rows.decode("utf-8", "replace").splitlines()
-        cautious = counters_of_rows(lines)
-        pending = sum(json.loads(line)["outcome"] == "pending" for line in lines if line.strip())
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"the rule or the kept rows of the trial are none: {error}", fix="Verify the ledger"
-        ) from None
-    certain = Counters(cautious.wins, cautious.losses - pending, cautious.total - pending)
-    decision = decide(rule, certain, cautious, wait)
-    said = {
-        "verdict": decision.verdict,
-        "log_e": decision.log_e,
-        "lower_bound": decision.lower_bound,
-        "wins": cautious.wins,
-        "losses": cautious.losses - pending,
-        "pending": pending,
-        "total": cautious.total,
-    }
-    differences = tuple(
-        f"{name}: the line says {evidence.get(name)!r}, the rows {value!r}"
-        for name, value in said.items()
-        if not _same(evidence.get(name), value)
+        rule, wait = Rule.from_dict(evidence["rule"]), Wait(**evidence.get("wait", {}))
+    except TypeError as error:
+        raise FormatError(f"the ledger line's rule is none: {error}", fix="Verify the ledger") from None
+    found = {}
+    for number, line in enumerate(rows.decode("utf-8", "replace").splitlines(), start=1):
+        try:
+            record_id, row = row_of(line)
+        except ValueError as error:
+            raise FormatError(f"line {number} of the kept rows {error}", fix="The rows were changed") from None
+        if record_id in found:
+            raise FormatError(f"line {number} of the kept rows repeats a record", fix="The rows were changed")
+        found[record_id] = row
+    if len({row.input_key for row in found.values()}) < len(found):
+        raise FormatError("an input counts twice in the kept rows", fix="The rows were changed")
+    decision = decide(rule, tally_of(found.values(), rule), wait)
+    return Rejudged(decision, len(found), _differences(decision, evidence))
+
+
+def _differences(decision: Decision, evidence: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a line says that the decision doesn't. Why a trial was closed from outside is not the gate's to say."""
+    now = json.loads(json.dumps(decision.as_evidence()))
+    judged = NUMBERS if "closed" in evidence else (*NUMBERS, *VERDICT)
+    return tuple(
+        f"{name}: the line says {evidence.get(name)!r}, the rows {now[name]!r}"
+        for name in judged
+        if not _same(evidence.get(name), now[name])
     )
-    return Rejudged(decision, cautious.total, differences)
 
 
-def _same(kept: object, now: object) -> bool:
+def _same(kept: Any, now: Any) -> bool:
+    """Whether two JSON values are the same but for the last bits of numbers."""
     if isinstance(kept, float) and isinstance(now, float):
         return math.isclose(kept, now, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return kept == now
+    if isinstance(kept, dict) and isinstance(now, dict):
+        return kept.keys() == now.keys() and all(_same(kept[name], now[name]) for name in now)
+    if isinstance(kept, list) and isinstance(now, list):
+        return len(kept) == len(now) and all(map(_same, kept, now))
+    return bool(kept == now)

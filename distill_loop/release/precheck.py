@@ -49,6 +49,7 @@ class Artifact:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
         self._output = output
+        self.num_bytes = len(onnx_bytes)
         #: Type and shape of each input and output by name, as the runtime says them.
         self.inputs = {one.name: (str(one.type), list(one.shape)) for one in self._session.get_inputs()}
         self.outputs = {one.name: (str(one.type), list(one.shape)) for one in self._session.get_outputs()}

@@ -19,6 +19,8 @@ MAX_SILENT = 16_384
 OF_WORKERS, OF_MIRRORS = ("seen", "confidence_sum"), ("sampled", "published", "missing", "dropped")
 COUNTERS = ("seen", *OF_MIRRORS)
 WAITING = ("pending", "spooled")
+#: A gateway without a report for this long, while others report, has fallen silent.
+SILENT_NS = 60 * 10**9
 
 Source = tuple[str, int, bool]
 
@@ -95,6 +97,15 @@ class Reports:
     def gaps(self) -> int:
         """Frames that were lost in rings."""
         return sum(report.gaps for report in (self._ended, *self._newest.values()) if not report.mirror)
+
+    @property
+    def teacher_away(self) -> bool:
+        """Whether a gateway's breaker keeps calls from the teacher now. One that has fallen silent is not asked: nobody would ever say that it is over."""
+        newest, away = self.newest_unix_ns, self.breakers.open_now
+        return any(
+            report.mirror and report.gateway in away and newest - report.time_unix_ns <= SILENT_NS
+            for report in self._newest.values()
+        )
 
     @property
     def newest_unix_ns(self) -> int:

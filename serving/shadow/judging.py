@@ -96,7 +96,7 @@ class Judging:
             if not self._budget.reserve(1):
                 continue
             try:
-                row, answer = trial.evaluate(sample, trial.probability(pace))
+                row, answer = trial.evaluate(sample, trial.probability(pace), scored=uniform)
             except Exception:  # a supervision point: one sample that can't be read must not stop all others
                 self._budget.refund(1)
                 structlog.get_logger().exception("a trial row can't be read", trial_id=trial.trial_id)

@@ -17,6 +17,7 @@ ADDED_LATER = {
     "Sample": {"label"},
     "PairBatch": {"columns"},
     "Label": {"label_class", "known"},
+    "TrialAnswer": {"brier_base", "brier_slope"},
     "CaptureReport": {"mirror", "topics", "labels", "time_unix_ns"},
     "Stratum": {"sampled", "published", "spooled", "gaps"},
 }

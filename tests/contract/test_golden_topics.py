@@ -77,7 +77,7 @@ def test_a_stream_of_the_first_schema_version_is_read(stream: StreamSection, tmp
 
     progress, trial = room.progress, room.progress.trial
     assert (progress.learned, progress.repeats, progress.dead, progress.dead_others) == (52, 1, 0, {})
-    assert (trial.count("win"), trial.cautious().total, progress.trial_rows) == (4, 4, 4)
+    assert (trial.certain().wins, trial.cautious().total, progress.trial_rows) == (4, 4, 4)
     assert room.dead_letters() == []
     estimate = room.agreement.estimate()
     assert estimate is not None

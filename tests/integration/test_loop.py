@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import onnx
 import pytest
 
-from distill_loop.gates.trial import counters_of_rows
+from distill_loop.gates.rejudge import rejudge
 from protos.topics import PAIRS
 from registry.bundle import fetch_bundle
 from registry.lease import Lease
@@ -44,11 +44,10 @@ def test_pairs_become_a_first_version_and_a_better_one_is_promoted(loop: LoopUnd
     wait_for_kinds(loop, ["bootstrap", "promote"])
 
     line = loop.ledger.lines()[-1]
-    rows = loop.store.get(f"models/{MODEL}/trials/{trial.trial_id}.jsonl").data.decode().splitlines()
-    counted = counters_of_rows(rows)
+    rows = loop.store.get(f"models/{MODEL}/trials/{trial.trial_id}.jsonl").data
     assert line.digest == trial.candidate
     assert line.evidence["log_e"] >= 4.6
-    assert (counted.wins, counted.total) == (line.evidence["wins"], line.evidence["total"])
+    assert rejudge(rows, line.evidence).differences == ()
     live = wait_for(
         lambda: (now := loop.pointers.live()) and now.digest == trial.candidate and now, what="the live pointer"
     )

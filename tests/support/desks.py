@@ -8,10 +8,12 @@ import numpy as np
 from distill_loop.config import GateSection, ReleaseSection
 from distill_loop.desk import Desk
 from distill_loop.gates.promise import Promise
+from distill_loop.gates.slices import SliceShares
 from distill_loop.learner.pair import TrainingPair
 from distill_loop.learner.step import Learner
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
+from distill_loop.trials import Trials
 from registry.bundle import version_of
 from registry.store import ObjectStore, open_store
 from tests.support.tasks import NUM_CLASSES, Task
@@ -22,7 +24,15 @@ GENEROUS = {"bootstrap_pairs": 24, "bootstrap_steps": 64, "cut_every_pairs": 16,
 class DeskUnderTest:
     """Learns a task pair by pair, as the intake would have it."""
 
-    def __init__(self, task: Task, folder: pathlib.Path, *, learner: dict[str, object], **release: object) -> None:
+    def __init__(
+        self,
+        task: Task,
+        folder: pathlib.Path,
+        *,
+        learner: dict[str, object],
+        gate: dict[str, object] | None = None,
+        **release: object,
+    ) -> None:
         self.task = task
         self.store: ObjectStore = open_store("memory://")
         settings = ReleaseSection.model_validate({**GENEROUS, **release})
@@ -39,11 +49,23 @@ class DeskUnderTest:
             actor="a test",
             text_bytes=section.text_bytes,
         )
+        self.slices = SliceShares()
+        self.teacher_away = False
+        self.trials = Trials(
+            self.progress,
+            self.learner,
+            self.office,
+            gate=GateSection.model_validate(gate or {}),
+            observe_only=settings.observe_only,
+            promise=self.promise,
+            slices=self.slices,
+            teacher_away=lambda: self.teacher_away,
+        )
         self.desk = Desk(
             self.progress,
             self.learner,
             self.office,
-            gate=GateSection(),
+            self.trials,
             release=settings,
             model=task.model,
             promise=self.promise,

@@ -9,6 +9,7 @@ from torch import nn
 from distill_loop.config import LearnerSection
 from distill_loop.gates.agreement import ProgressiveAgreement
 from distill_loop.gates.promise import Promise
+from distill_loop.gates.slices import SliceShares
 from distill_loop.intake import Intake
 from distill_loop.judge import Judge
 from distill_loop.labels import Labels
@@ -89,6 +90,7 @@ class IntakeUnderTest:
         self.learner = NotingLearner(self.progress)
         self.agreement = ProgressiveAgreement(100)
         self.promise = Promise()
+        self.slices = SliceShares()
         self.stream = StreamSection(path=path, partitions=1)
         self.reports = Reports()
         self.labels = Labels(num_classes=NUM_CLASSES, window_s=60.0, max_records=100, rows=100)
@@ -99,7 +101,7 @@ class IntakeUnderTest:
             self.consumer,
             self.letters,
             Dedupe(1000),
-            Judge(self.progress, learner, reader, self.agreement, self.promise),
+            Judge(self.progress, learner, reader, self.agreement, self.promise, self.slices),
             reader,
             learner,
             self.progress,

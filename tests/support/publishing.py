@@ -80,6 +80,17 @@ def add_row(batch: records.TrialBatch, pair: records.LogitPair, *, agree: bool) 
     )
 
 
+def evaluated_pair(
+    number: int, *, label: int, incumbent: int, candidate: int, trial_id: str = "t-1"
+) -> records.LogitPair:
+    """A pair of the uniform arm that was a row of a trial too."""
+    pair = make_pair(number, label=label, student_label=incumbent)
+    pair.student.version = "a" * 12
+    pair.trial.trial_id = trial_id
+    pair.trial.incumbent_class, pair.trial.candidate_class = incumbent, candidate
+    return pair
+
+
 class StreamWriter:
     """Publishes records to a stream as the mirror would.
 

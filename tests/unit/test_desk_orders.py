@@ -10,9 +10,12 @@ from distill_loop.audit_app import audit
 from distill_loop.config import GateSection, ReleaseSection
 from distill_loop.desk import Desk
 from distill_loop.gates.promise import Promise
-from distill_loop.gates.trial import TrialIdentity, TrialState
+from distill_loop.gates.rule import Rule
+from distill_loop.gates.slices import SliceShares
+from distill_loop.gates.trial import Answer, TrialIdentity, TrialState
 from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
+from distill_loop.trials import Trials
 from protos.errors import FormatError
 from registry.ledger import LedgerError, Line
 from registry.orders import OrderKind
@@ -53,11 +56,21 @@ def room(tmp_path: pathlib.Path) -> Room:
         text_bytes=64,
         facts=FACTS,
     )
-    desk = Desk(
+    learner = FakeLearner()
+    trials = Trials(
         progress,
-        FakeLearner(),  # type: ignore[arg-type]
+        learner,  # type: ignore[arg-type]
         office,
         gate=GateSection(),
+        observe_only=False,
+        promise=Promise(),
+        slices=SliceShares(),
+    )
+    desk = Desk(
+        progress,
+        learner,  # type: ignore[arg-type]
+        office,
+        trials,
         release=ReleaseSection(),
         model=model,
         promise=Promise(),
@@ -65,7 +78,7 @@ def room(tmp_path: pathlib.Path) -> Room:
     )
     desk.reconcile()
     live, candidate = served.live, served.publish(5)
-    progress.trial = TrialState(TrialIdentity("t-5", live, candidate, 0.5, 1))
+    progress.trial = TrialState(TrialIdentity("t-5", live, candidate, 0.5, 1, Rule(), "teacher-1"))
     office.open_trial(Trial(trial_id="t-5", incumbent=live, candidate=candidate, share=0.5, opened_unix_s=1e-9))
     return Room(served, office, progress, desk)
 
@@ -77,8 +90,8 @@ def win(room: Room) -> None:
     after = trial.identity.opened_unix_ns + 1
     for number in range(NUM_WINS):
         record = number.to_bytes(16, "big")
-        trial.add_row(record, record, after, agree=False)
-        trial.add_answer(record, record, after, incumbent_class=0, candidate_class=1, teacher_class=1)
+        trial.add_row(record, record, after, agree=False, incumbent_class=0, candidate_class=1)
+        trial.add_answer(record, record, after, Answer(0, 1, 1, "teacher-1"))
 
 
 def decided(room: Room) -> Line:

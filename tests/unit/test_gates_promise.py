@@ -8,7 +8,7 @@ import pytest
 
 from distill_loop.gates.evidence import Counters, log_evidence
 from distill_loop.gates.promise import FRESH_ROWS, LEAST_ROWS, Duel, Outlook, Promise, is_overtaken
-from distill_loop.gates.verdict import Rule
+from distill_loop.gates.rule import Rule
 
 
 def noted(wins: int, losses: int, ties: int, version: str = "v1") -> Promise:

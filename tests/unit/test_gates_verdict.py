@@ -7,12 +7,14 @@ import pytest
 
 from distill_loop.gates import app
 from distill_loop.gates.evidence import Counters
-from distill_loop.gates.verdict import Rule, Wait, decide
+from distill_loop.gates.rule import Rule
+from distill_loop.gates.tally import Tally
+from distill_loop.gates.verdict import Wait, decide
 
 
 def judge(wins: int, losses: int, total: int, **options: float) -> str:
     counted = Counters(wins, losses, total)
-    return decide(Rule(**options), counted, counted).verdict  # type: ignore[arg-type]
+    return decide(Rule(**options), Tally.of(counted)).verdict  # type: ignore[arg-type]
 
 
 def test_enough_evidence_passes() -> None:
@@ -22,7 +24,7 @@ def test_enough_evidence_passes() -> None:
 def test_thin_evidence_is_inconclusive_and_not_final() -> None:
     counted = Counters(60, 30, 3000)
 
-    decision = decide(Rule(), counted, counted)
+    decision = decide(Rule(), Tally.of(counted))
 
     assert (decision.verdict, decision.final) == ("INCONCLUSIVE", False)
 
@@ -51,7 +53,7 @@ def test_a_non_inferiority_trial_fails_only_past_its_margin() -> None:
 def test_the_cap_ends_a_trial_without_a_promotion() -> None:
     counted = Counters(9, 5, 300)
 
-    decision = decide(Rule(max_rows=300), counted, counted)
+    decision = decide(Rule(max_rows=300), Tally.of(counted))
 
     assert (decision.verdict, decision.final) == ("INCONCLUSIVE", True)
 
@@ -64,19 +66,17 @@ def test_a_trial_that_gets_nowhere_ends_without_a_promotion(wait: Wait, final: b
     rule = Rule(stalled_pairs=10, max_pairs=100)
 
     for counted in (Counters(0, 0, 0), Counters(6, 0, 400)):
-        decision = decide(rule, counted, counted, wait)
+        decision = decide(rule, Tally.of(counted), wait)
         assert (decision.verdict, decision.final) == ("INCONCLUSIVE", final)
     promoted = Counters(100, 50, 3000)
-    assert decide(rule, promoted, promoted, wait).verdict == "PASS"
+    assert decide(rule, Tally.of(promoted), wait).verdict == "PASS"
 
 
 def test_missing_answers_count_against_promotion_and_not_for_futility() -> None:
-    certain, with_missing = Counters(30, 0, 400), Counters(30, 40, 440)
+    certain = Counters(30, 0, 400)
 
-    decision = decide(Rule(), certain, with_missing)
-
-    assert decision.verdict == "INCONCLUSIVE"
-    assert decide(Rule(), certain, certain).verdict == "PASS"
+    assert decide(Rule(), Tally.of(certain, pending=40)).verdict == "INCONCLUSIVE"
+    assert decide(Rule(), Tally.of(certain)).verdict == "PASS"
 
 
 def test_the_command_prints_what_a_script_needs(capsys: pytest.CaptureFixture[str]) -> None:

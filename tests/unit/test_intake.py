@@ -12,7 +12,6 @@ import pytest
 from distill_loop.config import LearnerSection
 from distill_loop.gates.promise import Outlook
 from distill_loop.gates.trial import TrialIdentity, TrialState
-from distill_loop.gates.verdict import Rule, decide
 from distill_loop.intake import CLOCK_MESSAGES, CLOCK_SKEW_NS, MAX_STEPS_DUE
 from distill_loop.learner.step import Learner
 from distill_loop.stream import dedupe as window
@@ -23,7 +22,7 @@ from protos.tensors import to_record
 from protos.topics import LABELS, PAIRS, TRIALS
 from tests.support.intakes import MODEL, IntakeUnderTest
 from tests.support.learning import same_bits
-from tests.support.publishing import NUM_CLASSES, add_row, make_pair, make_trial_rows, window_of
+from tests.support.publishing import NUM_CLASSES, add_row, evaluated_pair, make_pair, make_trial_rows, window_of
 
 
 @pytest.fixture
@@ -232,7 +231,7 @@ def test_a_record_is_judged_before_the_learner_sees_it(room: IntakeUnderTest) ->
 
     assert room.learner.judged_before == [5]
     assert len(room.learner.pairs) == 5
-    assert room.progress.trial.count("win") == 5
+    assert room.progress.trial.certain().wins == 5
 
 
 def test_a_student_that_raises_loses_no_answer_of_the_teacher_and_counts_none_twice(room: IntakeUnderTest) -> None:
@@ -248,7 +247,7 @@ def test_a_student_that_raises_loses_no_answer_of_the_teacher_and_counts_none_tw
         room.writer.trial(batch, pairs)
         room.read()
 
-    assert (trial.count("win"), trial.count("pending")) == (1, 0)
+    assert (trial.certain().wins, trial.tally().overall.pending) == (1, 0)
     assert (room.progress.dead, room.progress.repeats, len(room.dead_letters())) == (1, 1, 1)
     estimate = room.agreement.estimate()
     assert estimate is not None
@@ -277,19 +276,6 @@ def test_a_record_that_is_noted_again_is_the_newest() -> None:
     assert dedupe.records("learned") == {b"\1" * ID_BYTES, b"\3" * ID_BYTES}
 
 
-def test_a_trial_row_without_an_identity_is_no_evidence(room: IntakeUnderTest) -> None:
-    room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
-    batch, pairs = make_trial_rows("t-1", 5, 0)
-    batch.rows[2].record_id = b""
-    room.writer.trial(batch, pairs[:0])
-
-    room.read()
-
-    assert room.progress.trial.cautious().total == 0
-    assert room.progress.dead_others == {TRIALS: 1}
-    assert [letter.reason for letter in room.dead_letters()] == ["bad_identity"]
-
-
 def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: IntakeUnderTest) -> None:
     room.progress.live = "a" * 64
     pairs = [make_pair(number, label=label, student_label=0) for number, label in enumerate([0, 1, 1, 2])]
@@ -301,74 +287,3 @@ def test_a_fresh_pair_is_asked_of_the_learner_too_before_it_learns_it(room: Inta
     room.read()
 
     assert room.promise.outlook("a" * 12) == Outlook(wins=2, losses=1, num=3)
-
-
-@pytest.mark.parametrize("rows_come", [True, False])
-def test_a_trial_whose_traffic_repeats_itself_or_gives_no_rows_ends(rows_come: bool, room: IntakeUnderTest) -> None:
-    trial = room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
-    rule, ends = Rule(stalled_pairs=30), []
-
-    for number in range(6):
-        if rows_come:
-            room.writer.trial(*make_trial_rows("t-1", 8, 0))  # the same eight inputs
-        else:
-            room.writer.pairs([make_pair(10 * number + place) for place in range(8)])
-        room.read()
-        ends.append(decide(rule, trial.certain(), trial.cautious(), trial.wait).final)
-
-    assert trial.cautious().total == (8 if rows_come else 0)
-    assert ends == [False] * (4 if rows_come else 3) + [True] * (2 if rows_come else 3)
-
-
-def test_rows_of_another_trial_are_no_evidence(room: IntakeUnderTest) -> None:
-    room.progress.trial = TrialState(TrialIdentity("t-2", "a" * 64, "b" * 64, 1.0, 1))
-    room.writer.trial(*make_trial_rows("t-1", 5, 0))
-
-    room.read()
-
-    assert room.progress.trial.cautious().total == 0
-    assert room.progress.learned == 5
-
-
-def evaluated_pair(
-    number: int, *, label: int, incumbent: int, candidate: int, trial_id: str = "t-1"
-) -> records.LogitPair:
-    """A pair of the uniform arm that was a row of a trial too."""
-    pair = make_pair(number, label=label, student_label=incumbent)
-    pair.student.version = "a" * 12
-    pair.trial.trial_id = trial_id
-    pair.trial.incumbent_class, pair.trial.candidate_class = incumbent, candidate
-    return pair
-
-
-def test_a_row_of_the_open_trial_is_a_duel_too_and_counts_once(room: IntakeUnderTest) -> None:
-    room.progress.live = "a" * 64
-    room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
-    pairs = [
-        evaluated_pair(0, label=0, incumbent=1, candidate=0),
-        evaluated_pair(1, label=1, incumbent=1, candidate=1),
-        evaluated_pair(2, label=2, incumbent=0, candidate=1, trial_id="t-0"),  # late, of a trial that is over
-    ]
-    room.writer.pairs(pairs)
-    room.read()
-    room.writer.pairs(pairs)
-    room.read()
-
-    duel = room.promise.duel("t-1")
-    assert (duel.candidate.wins, duel.candidate.losses, duel.candidate.num) == (1, 0, 2)
-    assert room.promise.outlook("a" * 12).num == 3
-    assert room.progress.repeats == 3
-    estimate = room.agreement.estimate()
-    assert estimate is not None
-    assert estimate.num == 3
-
-
-def test_a_repeat_of_an_input_in_a_trial_is_no_further_duel(room: IntakeUnderTest) -> None:
-    room.progress.live = "a" * 64
-    trial = room.progress.trial = TrialState(TrialIdentity("t-1", "a" * 64, "b" * 64, 1.0, 1))
-    pair = evaluated_pair(0, label=0, incumbent=1, candidate=0)
-    trial.add_row(b"\0" * 16, pair.input_key, pair.time_unix_ns, agree=False)
-    room.writer.pairs([pair])
-    room.read()
-
-    assert room.promise.duel("t-1").candidate.num == 0

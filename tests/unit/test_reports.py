@@ -71,6 +71,25 @@ def test_a_source_that_begins_again_keeps_what_it_had_counted_and_nothing_of_wha
     assert (reports.strata()["all"]["sampled"], reports.strata()["all"]["pending"]) == (15, 1)
 
 
+def test_the_teacher_is_away_while_the_newest_report_of_a_mirror_that_speaks_says_so() -> None:
+    reports, second = Reports(), 1_000_000_000
+
+    def report(gateway: str, time_s: int, end_s: int | None = None) -> None:
+        told = make_report(gateway=gateway, time=time_s * second, mirror=True)
+        if end_s is not None:
+            told.breaker_open.add(start_unix_ns=second, end_unix_ns=end_s * second)
+        reports.take(told)
+
+    report("g", 2, end_s=0)
+    assert reports.teacher_away
+    report("g", 3, end_s=3)
+    assert not reports.teacher_away
+    report("other", 4, end_s=0)
+    assert reports.teacher_away
+    report("g", 65)  # the other one has fallen silent
+    assert not reports.teacher_away
+
+
 def test_very_many_sources_are_summed_up() -> None:
     reports = Reports()
     for number in range(MAX_SOURCES + 5):

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
+from protos.brier import advantage_of
 from protos.records import ARM_TRIAL, ARM_UNIFORM
 from protos.tensors import Array, from_record
 from serving.shadow.trial import OpenTrial
@@ -197,12 +199,42 @@ def test_the_answer_that_the_caller_got_is_the_incumbents_unless_inputs_were_red
         assert incumbent.num_runs == runs
 
 
-def test_a_student_that_fails_on_a_row_does_not_stop_the_mirror(shadow: Shadow) -> None:
-    class Failing(FakeStudent):
-        def run(self, inputs: Mapping[str, Array]) -> Array:
-            raise RuntimeError("this graph has no such input")
+def test_brier_scores_are_compared_where_the_teacher_is_asked_whatever_the_students_say(shadow: Shadow) -> None:
+    shadow.mirror.set_trial(open_trial(differs=frozenset({1, 2})))
+    shadow.hand_over([make_sample(0, trial_id="trial-1"), make_sample(1, trial_id="trial-1"), make_trial_sample(2)])
 
-    shadow.mirror.set_trial(OpenTrial("trial-1", FakeStudent("incumbent"), Failing("candidate"), 0.5, 0.5))
+    shadow.settle()
+
+    answers = {number_of(pair): pair.trial for pair in shadow.stream.pairs()}
+    assert {number: bool(answer.brier_slope) for number, answer in answers.items()} == {0: True, 1: True, 2: False}
+    teacher_C = np.array([0.0, 1.0, 0.0], np.float32)
+    assert advantage_of(answers[0].brier_base, answers[0].brier_slope, teacher_C) == 0.0
+    sure, others = np.e / (np.e + 2), 1 / (np.e + 2)  # of logits 1, 0, 0: the candidate says class 1, and that is right
+    score = advantage_of(answers[1].brier_base, answers[1].brier_slope, teacher_C)
+    assert score == pytest.approx(sure - others, abs=1e-3)
+
+
+class Failing(FakeStudent):
+    """A student whose graph can't be run."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        """Fail."""
+        raise RuntimeError("this graph has no such input")
+
+
+class NotANumber(FakeStudent):
+    """A student that answers, and says nothing."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        """Return logits of which one is no number."""
+        return np.array([[0.0, np.nan, 1.0]], np.float32)
+
+
+@pytest.mark.parametrize("failing", [Failing, NotANumber])
+def test_a_student_that_has_no_answer_to_a_row_does_not_stop_the_mirror(
+    failing: type[FakeStudent], shadow: Shadow
+) -> None:
+    shadow.mirror.set_trial(OpenTrial("trial-1", FakeStudent("incumbent"), failing("candidate"), 0.5, 0.5))
     handed = shadow.hand_over([make_sample(0, arms=(ARM_UNIFORM, ARM_TRIAL), trial_id="trial-1"), *uniform(1, 1)])
 
     shadow.settle()
