@@ -103,8 +103,13 @@ class Pointers:
         self._move("live", new, current, version, expected, current.epoch if current else 0)
 
     def move_checkpoint(self, new: Checkpoint, expected: Checkpoint | None) -> None:
-        """Move the checkpoint pointer if it still is `expected`; raises as `move_live`."""
+        """Move the checkpoint pointer if it still is `expected`, or names this checkpoint already; raises as `move_live`.
+
+        A path is one holder's alone: a move that was made and never heard of is made again, perhaps with a newer ledger line.
+        """
         current, version = self._read("checkpoint", Checkpoint)
+        if current is not None and current.path == new.path:
+            expected = current
         self._move("checkpoint", new, current, version, expected, current.epoch if current else 0)
 
     def set_trial(self, new: Trial | None, *, epoch: int) -> None:

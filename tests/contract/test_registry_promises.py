@@ -78,6 +78,18 @@ def test_a_move_may_be_repeated(pointers: Pointers) -> None:
     assert pointers.live() == first
 
 
+def test_a_checkpoint_s_move_may_be_repeated_with_a_newer_ledger_line(pointers: Pointers) -> None:
+    first = Checkpoint(path="models/filetypes/checkpoints/1-1", epoch=1, sequence=1)
+    later = first.model_copy(update={"ledger_line": 1, "ledger_hash": "f" * 64})
+    pointers.move_checkpoint(first, None)
+
+    pointers.move_checkpoint(later, None)  # the first move was never heard of
+
+    assert pointers.checkpoint() == later
+    with pytest.raises(ConflictError, match="moved by somebody else"):
+        pointers.move_checkpoint(first.model_copy(update={"path": "models/filetypes/checkpoints/1-2"}), None)
+
+
 def test_pointers_refuse_an_older_epoch(pointers: Pointers) -> None:
     live = Live(digest=A, ledger_line=1, epoch=5)
     checkpoint = Checkpoint(path="models/filetypes/checkpoints/5-1", epoch=5, sequence=1)
