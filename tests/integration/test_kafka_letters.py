@@ -34,6 +34,7 @@ def test_a_message_of_full_size_is_kept_whole_and_rude_headers_are_not(kafka_boo
     dead.put(Message(PAIRS, 0, 1, {"schema": "1", "rude": rude}, value), "undecodable", "rubbish")
     dead.put(Message(PAIRS, 0, 2, {}, value * 3), "oversized", "rubbish")
     dead.flush()
+    dead.close()
 
     first, second, third = letters_of(settings, MODEL)
     assert (first.source.value, first.source.headers, first.whole) == (value, {"schema": "1"}, True)
@@ -51,6 +52,7 @@ def test_a_topic_that_takes_less_than_it_should_gets_shorter_letters(kafka_boots
     for offset, size in enumerate((10, LIMIT, 10)):
         dead.put(Message(PAIRS, 0, offset, {}, os.urandom(size)), "undecodable", "rubbish")
     dead.flush()
+    dead.close()
 
     assert [(one.source.offset, one.cut_from) for one in letters_of(settings, MODEL)] == [
         (0, None),

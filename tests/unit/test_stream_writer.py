@@ -4,12 +4,13 @@ import types
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog.testing
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from distill_loop.stream import dead_app
 from distill_loop.stream.consumer import Message
-from distill_loop.stream.dead_letter import TRY_AGAIN_S, DeadLetters, Letter
-from distill_loop.stream.kafka_writer import KafkaWriter
+from distill_loop.stream.dead_letter import TELL_S, TRY_AGAIN_S, DeadLetters, Letter
+from distill_loop.stream.kafka_writer import KEPT_S, KafkaWriter
 from distill_loop.stream.writer import NotWritten, Outgoing
 from protos.errors import UnavailableError
 from protos.topics import DEAD, PAIRS
@@ -29,7 +30,7 @@ class Producer:
         self._fails = fails
         self.now = 0.0
         self.num_bytes = self.most_bytes = self.num_sent = 0
-        self._sender = types.SimpleNamespace(force_close=lambda: None, join=lambda timeout: None)
+        self._sender = types.SimpleNamespace(force_close=lambda: None, join=lambda timeout: None, wakeup=lambda: None)
 
     def close(self, timeout: float) -> None:
         """Nothing is open."""
@@ -87,12 +88,30 @@ def test_what_did_not_arrive_is_told(writer_of: Callable[..., tuple[KafkaWriter,
         assert (caught.value.rest, caught.value.too_large) == (messages[2:], too_large)
 
 
+def test_a_producer_serves_calls_that_follow_soon_and_none_behind_a_failure(
+    writer_of: Callable[..., tuple[KafkaWriter, Producer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, producer = writer_of({3: KafkaTimeoutError("late")})
+    made = []
+    monkeypatch.setattr(KafkaWriter, "_connect", lambda self: made.append(producer.num_sent) or producer)
+
+    for _ in range(3):
+        writer.write(outgoing(1, 10))
+    with pytest.raises(NotWritten):
+        writer.write(outgoing(1, 10))
+    writer.write(outgoing(1, 10))
+    producer.now += KEPT_S + 1
+    writer.write(outgoing(1, 10))
+
+    assert made == [0, 4, 5]
+
+
 class Half:
     """Takes one letter of each call, until it is told to take all."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes: int = 1) -> None:
         self.taken: list[Outgoing] = []
-        self.takes = 1
+        self.takes = takes
 
     def write(self, messages: list[Outgoing]) -> None:
         self.taken += messages[: self.takes]
@@ -145,6 +164,21 @@ def test_a_topic_that_took_no_large_letter_is_tried_again_after_a_while() -> Non
     now += TRY_AGAIN_S
     assert sizes(2, 3_000) == [3_000]
     assert sizes(3, 8_000)[0] < 5_000
+
+
+def test_a_flood_is_told_of_in_few_lines() -> None:
+    now = 0.0
+    dead = DeadLetters(Half(takes=10), list, clock=lambda: now)
+
+    with structlog.testing.capture_logs() as lines:
+        for offset in range(100):
+            dead.put(Message(PAIRS, 0, offset, {}, b"rubbish"), "undecodable", "it is rubbish")
+            dead.flush()
+            now += TELL_S / 16
+        dead.close()
+
+    assert [line["num"] for line in lines] == [1, 15, 16, 16, 16, 16, 16, 4]
+    assert [line["first"]["offset"] for line in lines[:3]] == ["0", "1", "16"]
 
 
 def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
