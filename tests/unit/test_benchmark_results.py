@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import harness, stream
+from benchmarks import flood, harness, stream
 from benchmarks.harness import Check, Options, Result
 from benchmarks.load import RECORD, Records, latencies_ms
 from benchmarks.versions import went_back, wrong_answers
@@ -120,3 +120,16 @@ def test_the_streams_ratios_tell_like_from_unlike() -> None:
         "ratio_to_bare_with_crc32c_tuned": 1.5,
     }
     assert (check.name, check.holds) == ("ratio_to_bare", True)
+
+
+def test_a_flood_is_judged_by_its_rate_and_by_the_delay_beside_it() -> None:
+    rounds = [{"ratio": ratio, "good_per_s": 1.0} for ratio in (0.9, 1.1, 1.2)]
+    calm, beside = ({"delay_p99_ms": delay, "sent_per_s": 1.0} for delay in (10.0, 3000.0))
+
+    figures, checks = flood.judged("flood_kafka", rounds, calm, beside)
+
+    assert figures["flood_kafka_ratio"]["median"] == 1.1
+    assert [(check.name, check.value, check.holds) for check in checks] == [
+        ("flood_kafka_ratio", 1.1, True),
+        ("flood_kafka_delay_p99_ms", 3000.0, False),
+    ]
