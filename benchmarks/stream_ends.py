@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.pairs import LIVE, MODEL, NUM_CLASSES, NUM_FEATURES
 from benchmarks.poison import SENT
-from benchmarks.processes import Told
+from benchmarks.told import Told
 from distill_loop.stream.consumer import Message
 from protos import records_pb2 as records
 from protos.records import input_key, mint_record_id

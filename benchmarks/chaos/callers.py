@@ -7,10 +7,8 @@ monotonic clock. `Callers` is the other side.
 """
 
 import argparse
-import json
 import os
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ import grpc
 import numpy as np
 
 from benchmarks.pairs import MODEL, NUM_CLASSES, NUM_FEATURES
-from benchmarks.processes import Told
+from benchmarks.told import Told, serve_load
 from protos import control_pb2
 from protos import inference_pb2 as pb
 from serving.rpc.convert import infer_request
@@ -165,33 +163,6 @@ class Callers(Told):
             return Seen(kept["calls"], kept["feedback"])
 
 
-def serve(callers: list[Caller], informers: list[Informer], interval_s: float) -> None:
-    """Do as standard input says until it ends."""
-    stopping, threads = threading.Event(), list[threading.Thread]()
-    print(json.dumps({"event": "ready"}), flush=True)
-    for line in sys.stdin:
-        command, _, path = line.strip().partition(" ")
-        if command == "start":
-            stopping.clear()
-            first_s = time.monotonic()
-            threads = [threading.Thread(target=one.run, args=(stopping,), daemon=True) for one in informers]
-            threads += [
-                threading.Thread(
-                    target=one.run, args=(stopping, first_s + place * interval_s / len(callers)), daemon=True
-                )
-                for place, one in enumerate(callers)
-            ]
-            for thread in threads:
-                thread.start()
-        elif command == "stop":
-            stopping.set()
-            for thread in threads:
-                thread.join()
-            np.savez(path, calls=_take(callers), feedback=_take(informers))
-            print(json.dumps({"event": "stopped"}), flush=True)
-    stopping.set()
-
-
 def _channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
 
@@ -217,7 +188,17 @@ def main() -> None:
     interval_s = parsed.callers / parsed.rate if parsed.rate else 0.0
     callers = [Caller(address, interval_s, seed + number) for number in range(parsed.callers)]
     informers = [Informer(address, callers, parsed.feedback_rate, seed + len(callers))] if parsed.feedback_rate else []
-    serve(callers, informers, interval_s)
+
+    def begin(stopping: threading.Event) -> list[threading.Thread]:
+        first_s = time.monotonic()
+        dues_s = [first_s + place * interval_s / len(callers) for place in range(len(callers))]
+        asking = [
+            threading.Thread(target=one.run, args=(stopping, due_s), daemon=True)
+            for one, due_s in zip(callers, dues_s, strict=True)
+        ]
+        return asking + [threading.Thread(target=one.run, args=(stopping,), daemon=True) for one in informers]
+
+    serve_load(begin, lambda path: np.savez(path, calls=_take(callers), feedback=_take(informers)))
 
 
 if __name__ == "__main__":

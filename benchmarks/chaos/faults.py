@@ -8,6 +8,7 @@ import collections
 import contextlib
 import random
 import time
+from collections.abc import Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -26,33 +27,32 @@ FULL_BYTES = 2**17
 DROPPED = "everstill_shadow_dropped_total"
 
 
-def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0, steady_every: int = 5) -> None:
+def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0) -> None:
     """Kill the loop again and again at random moments: while it starts, restores, reads, saves."""
+    _kill_again_and_again(rig, "loop", rig.kill_loop, num_kills, most_s, steady_every=5)
+
+
+def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0) -> None:
+    """Kill the mirror again and again, some moments after another one has begun."""
+    _kill_again_and_again(rig, "mirror", rig.kill_mirror, num_kills, most_s, steady_every=4)
+
+
+def _kill_again_and_again(
+    rig: Rig, part: str, kill: Callable[[], None], num_kills: int, most_s: float, *, steady_every: int
+) -> None:
+    """Kill a part at moments that are at most so far apart; now and then let it mend, and be steady for a while."""
     rng = random.Random(rig.plan.seed)
     for number in range(1, num_kills + 1):
+        mends = not number % steady_every
         with rig.window("fault"):
-            rig.kill_loop()
+            kill()
             time.sleep(rng.uniform(0.0, most_s))
-            if not number % steady_every or number == num_kills:
+            if mends or number == num_kills:
                 rig.wait_for_loop()
                 rig.wait_for_pairs(MENDED_PAIRS)
-        if not number % steady_every:
+        if mends:
             rig.steady(STEADY_BETWEEN_S)
-            say(f"loop killed {number} times")
-
-
-def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0, steady_every: int = 4) -> None:
-    """Kill the mirror again and again, some moments after another one has begun."""
-    rng = random.Random(rig.plan.seed)
-    for number in range(1, num_kills + 1):
-        with rig.window("fault"):
-            rig.kill_mirror()
-            time.sleep(rng.uniform(0.0, most_s))
-            if not number % steady_every or number == num_kills:
-                rig.wait_for_pairs(MENDED_PAIRS)
-        if not number % steady_every:
-            rig.steady(STEADY_BETWEEN_S)
-            say(f"mirror killed {number} times")
+            say(f"{part} killed {number} times")
 
 
 def silence_broker(rig: Rig, *, seconds: float) -> None:
