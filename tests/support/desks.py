@@ -15,6 +15,7 @@ from distill_loop.release.office import ReleaseOffice
 from registry.bundle import version_of
 from registry.store import ObjectStore, open_store
 from tests.support.tasks import NUM_CLASSES, Task
+from tests.support.tracing import TracedOnce
 
 GENEROUS = {"bootstrap_pairs": 24, "bootstrap_steps": 64, "cut_every_pairs": 16, "max_latency_ms": 60_000.0}
 
@@ -39,6 +40,7 @@ class DeskUnderTest:
             actor="a test",
             text_bytes=section.text_bytes,
         )
+        self.office._exporter = TracedOnce(task.model, text_bytes=section.text_bytes)
         self.desk = Desk(
             self.progress,
             self.learner,
