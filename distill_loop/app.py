@@ -318,6 +318,4 @@ def _start_metrics(port: int) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    gc.freeze()  # else Python's end looks for garbage in all of torch, which takes most of a second
-    raise SystemExit(code)
+    raise SystemExit(main())
