@@ -286,6 +286,8 @@ def _decision(line: dict[str, Any]) -> str:
     if line["kind"] != "gap":
         return str(line["kind"])
     gap = line["evidence"]
+    if "cut_off_at" in gap:
+        return f"gap: {gap['topic']}/{gap['partition']}, cut off at offset {gap['cut_off_at']} of {gap['first']}"
     if gap["end"] is None:
         return f"gap: {gap['topic']}/{gap['partition']}, replaced at offset {gap['first']}"
     return f"gap: {gap['topic']}/{gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"

@@ -16,7 +16,9 @@ import structlog
 
 from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.writer import NotWritten, Outgoing, Writer
+from protos.errors import ConfigurationError
 from protos.topics import DEAD
+from registry.kafka_options import away
 
 #: Bytes of letters that wait; beyond, they are made safe before anything more is taken in.
 MAX_WAITING_BYTES = 16 * 2**20
@@ -141,7 +143,10 @@ class DeadLetters:
         if not self._waiting:
             return
         if self._known is None:
-            self._known = collections.OrderedDict((letter.identity, None) for letter in self._ask_known())
+            try:
+                self._known = collections.OrderedDict((letter.identity, None) for letter in self._ask_known())
+            except ConfigurationError as error:  # of a client that is made for it
+                raise away(error) from None
         letters = {identity: one for identity, one in self._waiting.items() if identity not in self._known}
         while letters:
             letters = self._write(letters)

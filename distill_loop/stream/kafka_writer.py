@@ -13,9 +13,10 @@ import kafka
 import kafka.errors
 
 from distill_loop.stream.writer import NotWritten, Outgoing
+from protos.errors import ConfigurationError
 from protos.topics import topic
 from registry.kafka_delivery import Delivery
-from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, options
+from registry.kafka_options import CONNECT_TIMEOUT_S, OVERHEAD_BYTES, Attempt, away, options
 from registry.sections import StreamSection
 
 #: A producer that nobody used for so long is ended, and another one made.
@@ -82,7 +83,10 @@ class KafkaWriter:
         if time.monotonic() - self._used_at > KEPT_S:
             self.close()
         if self._producer is None:
-            self._producer = self._connect()
+            try:
+                self._producer = self._connect()
+            except ConfigurationError as error:  # letters wait, and positions with them
+                raise away(error) from None
         return self._producer
 
     def _connect(self) -> Any:

@@ -12,7 +12,7 @@ from distill_loop.stream.consumer import Message
 from distill_loop.stream.dead_letter import TELL_S, TRY_AGAIN_S, DeadLetters, Letter
 from distill_loop.stream.kafka_writer import KEPT_S, KafkaWriter
 from distill_loop.stream.writer import NotWritten, Outgoing
-from protos.errors import UnavailableError
+from protos.errors import ConfigurationError, UnavailableError
 from protos.topics import DEAD, PAIRS
 from registry import kafka_delivery
 from registry.sections import KafkaSection, StreamSection
@@ -203,3 +203,15 @@ def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.Mon
 def test_both_ends_of_a_stream_have_one_limit() -> None:
     assert SETTINGS.max_message_bytes == SETTINGS.kafka.max_message_bytes
     assert StreamSection().max_message_bytes == 64 * 2**20
+
+
+def test_a_certificate_that_can_not_be_read_lets_letters_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[Letter]:
+        raise ConfigurationError("stream.kafka.ca: it can't be used", fix="It has to be a PEM file")
+
+    monkeypatch.setattr(KafkaWriter, "_connect", refuse)
+    for known in (refuse, list):  # what is there is read with a client of its own
+        letters = DeadLetters(KafkaWriter(SETTINGS, "tiny"), known)
+        letters.put(Message(PAIRS, 0, 7, {}, b"rubbish"), "undecodable", "it is rubbish")
+        with pytest.raises(UnavailableError, match=r"it can't be used\. It has to be a PEM file"):
+            letters.flush()
