@@ -47,9 +47,15 @@ class KafkaWriter:
             UnavailableError: none answers. NotWritten: they didn't; of the rest some may be on the stream all the same.
         """
         producer, self._producer = self._reach(), None
-        delivery = Delivery(producer, self._settings.max_in_flight_bytes, self._settings.acknowledge_timeout_s)
+        sender = producer._sender
+        delivery = Delivery(
+            producer,
+            self._settings.max_in_flight_bytes,
+            self._settings.acknowledge_timeout_s,
+            wake=sender.wakeup,
+        )
         try:
-            with _woken_seldom(producer._sender):
+            with _woken_seldom(sender):
                 for message in messages:
                     headers = [(name, value.encode(errors="replace")) for name, value in message.headers.items()]
                     try:
@@ -60,7 +66,7 @@ class KafkaWriter:
             delivery.finish()
             self._producer, self._used_at = producer, time.monotonic()
         except (kafka.errors.KafkaError, ValueError) as error:  # ValueError: no such partition
-            producer._sender.force_close()  # before it is known what arrived: nothing more is sent
+            sender.force_close()  # before it is known what arrived: nothing more is sent
             rest, too_large = delivery.rest(messages), isinstance(error, TOO_LARGE)
             raise NotWritten(
                 f"Kafka at {self._settings.bootstrap} didn't take {len(rest)} of {len(messages)} messages: {error}",
@@ -112,7 +118,7 @@ class KafkaWriter:
 @contextlib.contextmanager
 def _woken_seldom(sender: Any) -> Iterator[None]:
     """Let a producer's thread be woken now and then only: kafka-python would do it at every message while a full batch waits, a system call and
-    a switch of threads each. It looks by itself after LINGER_MS."""
+    a switch of threads each. One that finds nothing to send sleeps until it is woken: who then waits for a message has to wake it."""
     wake, woken_at = sender.wakeup, 0.0
 
     def wake_seldom() -> None:
@@ -126,7 +132,6 @@ def _woken_seldom(sender: Any) -> Iterator[None]:
         yield
     finally:
         sender.wakeup = wake
-        wake()
 
 
 def _end(producer: Any) -> None:

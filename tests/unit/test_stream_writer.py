@@ -88,6 +88,53 @@ def test_what_did_not_arrive_is_told(writer_of: Callable[..., tuple[KafkaWriter,
         assert (caught.value.rest, caught.value.too_large) == (messages[2:], too_large)
 
 
+class Sleeper(Producer):
+    """Sends in a thread that sleeps until it is woken, in a time that stands still; takes nothing of more than 1,000 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.now = 1.0
+        self._sender.wakeup = self._send_all
+        self._waiting: list[list[bool]] = []
+
+    def _send_all(self) -> None:
+        for done in self._waiting:
+            done.append(True)
+        self._waiting.clear()
+
+    def send(self, name: str, value: bytes, *, partition: int, headers: list[tuple[str, bytes]]) -> object:
+        if len(value) > 1_000:
+            raise MessageSizeTooLargeError
+        done: list[bool] = []
+        self._waiting.append(done)
+        self._sender.wakeup()
+
+        def get(timeout: float) -> None:
+            if not done:
+                raise KafkaTimeoutError("nobody woke it")
+
+        return types.SimpleNamespace(get=get, succeeded=lambda: bool(done))
+
+
+@pytest.mark.parametrize(("sizes", "num_arrived"), [((400,) * 4, 4), ((400, 400, 2_000), 2)])
+def test_a_producer_that_sleeps_is_woken_before_it_is_waited_for(
+    sizes: tuple[int, ...], num_arrived: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Sleeper()
+    monkeypatch.setattr(KafkaWriter, "_connect", lambda self: producer)
+    monkeypatch.setattr(kafka_delivery.time, "monotonic", lambda: producer.now)
+    kafka = SETTINGS.kafka.model_copy(update={"max_in_flight_bytes": 1_000})
+    messages = [Outgoing(DEAD, 0, {}, bytes(size)) for size in sizes]
+    rest: list[Outgoing] = []
+
+    try:
+        KafkaWriter(SETTINGS.model_copy(update={"kafka": kafka}), "tiny").write(messages)
+    except NotWritten as error:
+        rest = error.rest
+
+    assert rest == messages[num_arrived:]
+
+
 def test_a_producer_serves_calls_that_follow_soon_and_none_behind_a_failure(
     writer_of: Callable[..., tuple[KafkaWriter, Producer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
