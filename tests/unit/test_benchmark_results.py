@@ -122,9 +122,9 @@ def test_the_streams_ratios_tell_like_from_unlike() -> None:
     assert (check.name, check.holds) == ("ratio_to_bare", True)
 
 
-def test_a_flood_is_judged_by_its_rate_and_by_the_delay_beside_it() -> None:
+def test_a_flood_is_judged_by_its_rate_the_delay_beside_it_and_whether_it_was_one() -> None:
     rounds = [{"ratio": ratio, "good_per_s": 1.0} for ratio in (0.9, 1.1, 1.2)]
-    calm, beside = ({"delay_p99_ms": delay, "sent_per_s": 1.0} for delay in (10.0, 3000.0))
+    calm, beside = ({"delay_p99_ms": delay, "sent_per_s": sent} for delay, sent in ((10.0, 200.0), (3000.0, 4680.0)))
 
     figures, checks = flood.judged("flood_kafka", rounds, calm, beside)
 
@@ -132,4 +132,5 @@ def test_a_flood_is_judged_by_its_rate_and_by_the_delay_beside_it() -> None:
     assert [(check.name, check.value, check.holds) for check in checks] == [
         ("flood_kafka_ratio", 1.1, True),
         ("flood_kafka_delay_p99_ms", 3000.0, False),
+        ("flood_kafka_sent_part", 0.9, False),
     ]
