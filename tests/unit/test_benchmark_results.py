@@ -134,3 +134,25 @@ def test_a_flood_is_judged_by_its_rate_the_delay_beside_it_and_whether_it_was_on
         ("flood_kafka_delay_p99_ms", 3000.0, False),
         ("flood_kafka_sent_part", 0.9, False),
     ]
+
+
+def test_readme_says_of_faults_what_the_committed_results_say() -> None:
+    cases = {
+        path.stem: json.loads(path.read_text()) for path in (harness.ROOT / "benchmarks/results/chaos").glob("*.json")
+    }
+    outage = cases.pop("broker_dead")
+    requests = sum(case["figures"]["requests"] for case in cases.values())
+    ratios = [
+        check["value"]
+        for case in cases.values()
+        for check in case["checks"]
+        if check["name"] == "p99_ratio_during_the_fault"
+    ]
+    shown = (harness.ROOT / "README.md").read_text()
+
+    assert not [
+        name for name, case in cases.items() if case["quick"] or not all(one["holds"] for one in case["checks"])
+    ]
+    assert f"0 failed of {requests:,} requests; every sampled row accounted for" in shown
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} of the steady p99".lstrip("0") in shown
+    assert f"0 failed of {outage['figures']['requests']:,} requests" in shown
