@@ -1,17 +1,13 @@
 """A closed-loop load over gRPC, in a process of its own: N callers, each asking again as soon as it is answered.
 
 `python -m benchmarks.load ADDRESS` reads commands from standard input, one a line: `start`, `stop FILE` (write what the calls
-since `start` saw, and say so), `quit`. It ends when its standard input does, and a run ends by itself after --limit-s, so no
+since `start` saw, and say so). It ends when its standard input does, and a run ends by itself after --limit-s, so no
 load outlives a benchmark. Several processes' times compare: all are of the system's monotonic clock. Each caller has a connection of its own.
 `Load` is the other side: what a benchmark uses to drive such a process.
 """
 
 import argparse
-import dataclasses
-import json
 import pathlib
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -20,6 +16,7 @@ import grpc
 import numpy as np
 
 from benchmarks.students import MODEL_SETTINGS, make_inputs
+from benchmarks.told import Told, serve_load
 from protos import inference_pb2 as pb
 from serving.rpc.convert import infer_request, read_outputs
 
@@ -27,7 +24,6 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 TIMEOUT_S = 10.0
 #: Pause after a failed call, so that a server that is away isn't asked in a spin.
 FAILED_PAUSE_S = 0.01
-READY_S = 60.0
 
 #: One call: when it was made (monotonic), how long it took, over which channel, which input, how it ended, and what the answer was.
 RECORD = np.dtype(
@@ -99,71 +95,46 @@ def serve(address: str, num_callers: int, num_channels: int, num_inputs: int, se
         Caller(channels[number % num_channels], number % num_channels, requests, number * num_inputs // num_callers)
         for number in range(num_callers)
     ]
-    stopping, threads = threading.Event(), list[threading.Thread]()
-    print(json.dumps({"event": "ready"}), flush=True)
-    for line in sys.stdin:
-        command, _, path = line.strip().partition(" ")
-        if command == "start":
-            stopping.clear()
-            threads = [threading.Thread(target=one.run, args=(stopping, limit_s), daemon=True) for one in callers]
-            for thread in threads:
-                thread.start()
-        elif command == "stop":
-            stopping.set()
-            for thread in threads:
-                thread.join()
-            records = [record for one in callers for record in one.records]
-            np.save(path, np.array(sorted(records), RECORD), allow_pickle=False)
-            for one in callers:
-                one.records.clear()
-            print(json.dumps({"event": "stopped"}), flush=True)
-        elif command == "quit":
-            break
-    stopping.set()
+
+    def begin(stopping: threading.Event) -> list[threading.Thread]:
+        return [threading.Thread(target=one.run, args=(stopping, limit_s), daemon=True) for one in callers]
+
+    def keep(path: str) -> None:
+        records = [record for one in callers for record in one.records]
+        np.save(path, np.array(sorted(records), RECORD), allow_pickle=False)
+        for one in callers:
+            one.records.clear()
+
+    serve_load(begin, keep)
 
 
-@dataclasses.dataclass
-class Load:
+class Load(Told):
     """A load process that waits for `start`. Use as a context. Each caller has a channel, where no number of them is given."""
 
-    address: str
-    folder: pathlib.Path
-    num_callers: int
-    num_inputs: int
-    seed: int
-    num_channels: int | None = None
-    limit_s: float = 300.0
-
-    def __enter__(self) -> "Load":
-        command = [sys.executable, "-m", "benchmarks.load", self.address, "--callers", str(self.num_callers)]
-        command += ["--inputs", str(self.num_inputs), "--seed", str(self.seed), "--limit-s", str(self.limit_s)]
-        command += ["--channels", str(self.num_channels or self.num_callers)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._expect("ready")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(TIMEOUT_S + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        finally:
-            self._process.stdout.close()
+    def __init__(
+        self,
+        address: str,
+        folder: pathlib.Path,
+        num_callers: int,
+        num_inputs: int,
+        seed: int,
+        num_channels: int | None = None,
+        limit_s: float = 300.0,
+    ) -> None:
+        self._path = folder.resolve() / "records.npy"
+        options = ["--callers", str(num_callers), "--channels", str(num_channels or num_callers)]
+        options += ["--inputs", str(num_inputs), "--seed", str(seed), "--limit-s", str(limit_s)]
+        super().__init__("benchmarks.load", address, *options)
 
     def start(self) -> None:
         """Let the callers begin."""
-        self._tell("start")
+        self.tell("start")
 
     def stop(self) -> Records:
         """Let the callers end, and return what they saw, in order of time."""
-        path = self.folder / "records.npy"
-        self._tell(f"stop {path}")
-        self._expect("stopped")
-        records: Records = np.load(path, allow_pickle=False)
+        self.tell(f"stop {self._path}")
+        self.hear()
+        records: Records = np.load(self._path, allow_pickle=False)
         return records
 
     def run(self, seconds: float) -> Records:
@@ -171,17 +142,6 @@ class Load:
         self.start()
         time.sleep(seconds)
         return self.stop()
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _expect(self, event: str) -> None:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line or json.loads(line)["event"] != event:
-            raise RuntimeError(f"the load said {line!r}, not {event!r}")
 
 
 def latencies_ms(records: Records) -> dict[str, float]:

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -38,50 +38,6 @@ def wait_until(condition: Callable[[], Value], what: str, *, deadline_s: float =
             raise TimeoutError(f"waited {deadline_s} s for {what}")
         time.sleep(every_s)
     return value
-
-
-class Told:
-    """A process of a benchmark's own, that does what lines of its standard input say and answers in lines of JSON. Use as a context.
-
-    It says something when it is ready, and ends with its standard input.
-    """
-
-    def __init__(self, module: str, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
-
-    def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.hear()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        finally:
-            self.process.stdout.close()
-
-    def tell(self, line: str) -> None:
-        """Say what it should do."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> dict[str, Any]:
-        """Wait for its next line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self._command)} ended with {self.process.wait(STOP_S)}")
-        said: dict[str, Any] = json.loads(line)
-        return said
 
 
 class Gateway:

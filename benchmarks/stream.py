@@ -4,7 +4,7 @@ Each round moves the same number of pairs through one broker in every way, one a
 (its teacher an instant one), Kafka, and the loop's real consumer and intake, up to the learner; and from a bare producer to a bare
 consumer, their bytes ready made, two processes each. A ratio is the median over rounds of the pair in one round. The bare ends have the guarantees that
 the mirror asks for (acks=all, idempotent) and else kafka-python's defaults. What is judged is kafka-python as pip installs it, which computes checksums in Python, beside everstill as it installs itself, with a C
-extension for them. `RATIOS` names every pair of ways: like beside like too, both with that extension and both without it.
+extension for them. `RATIOS` names every pair of ways: like beside like too, both with that extension and both without it. What a flood of poison costs is `flood`'s.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from benchmarks import harness
+from benchmarks import flood, harness
 from benchmarks.capture import spread
 from benchmarks.chaos.rig import Plan, rig
 from benchmarks.harness import Check, Options, Result
@@ -110,10 +110,13 @@ def measure(options: Options) -> Result:
                 rounds[way].append(ways[way].round(num_pairs))
             shown = {way: round(each[-1]["pairs_per_s"]) for way, each in rounds.items()}
             harness.say(f"round {number + 1} of {num_rounds}: {shown}")
+        shape, paced_s = ((3, 4_000), 2.0) if options.quick else ((num_rounds, num_pairs), 20.0)
+        flooded, flood_checks = flood.measure(folder, bootstrap, seed, shape, paced_s)
         caught_up = catch_up(folder / "outage", 3_000 if options.quick else 30_000, options.seed)
     figures, checks = judged(rounds, num_pairs)
     pace = round(caught_up["catch_up_pairs_per_s"] / ARRIVING_PER_S, 2)
-    return Result({**figures, **caught_up}, [*checks, Check("catch_up_to_arrival_ratio", pace, ">=", MIN_CATCH_UP)])
+    caught = Check("catch_up_to_arrival_ratio", pace, ">=", MIN_CATCH_UP)
+    return Result({**figures, **flooded, **caught_up}, [*checks, *flood_checks, caught])
 
 
 def catch_up(folder: pathlib.Path, backlog: int, seed: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""The ends of the stream as processes that a benchmark times: `python -m benchmarks.stream_ends mirror|loop|produce|consume FOLDER`.
+"""The ends of the stream as processes that a benchmark times: `python -m benchmarks.stream_ends mirror|loop|whole|produce|consume FOLDER`.
 
 `mirror` is the real mirror between a ring and the stream, its teacher an instant one inside the process; `loop` the real consumer
-and intake, up to the learner, which takes no steps. `produce` and `consume` are bare kafka-python, one record for each pair, its bytes
+and intake, up to the learner, which takes no steps; `whole` the whole loop, that learns and saves. `produce` and `consume` are bare kafka-python, one record for each pair, its bytes
 ready made. Each reads commands from standard input: `go N` (it says `done` when N pairs have passed), `quit`; and ends with it.
 All times are of the system's monotonic clock.
 """
@@ -19,7 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.pairs import LIVE, MODEL, NUM_CLASSES, NUM_FEATURES
-from benchmarks.processes import Told
+from benchmarks.poison import SENT
+from benchmarks.told import Told
+from distill_loop.stream.consumer import Message
 from protos import records_pb2 as records
 from protos.records import input_key, mint_record_id
 from protos.tensors import Array, to_record
@@ -28,12 +30,14 @@ from registry.config import load
 from registry.sections import LogSection
 
 NUM_READY_MADE = 2_000
+#: Wait of a loop that found nothing, in seconds; the default of `loop.poll_interval_s` would be most of what is measured.
+IDLE_S = 0.005
 
 
 class End(Protocol):
-    """One end: moves pairs until so many have passed."""
+    """One end: moves pairs until so many have passed; returns what it has to tell of them."""
 
-    def go(self, num_pairs: int) -> None: ...
+    def go(self, num_pairs: int) -> Mapping[str, float] | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +98,11 @@ class LoopEnd:
 
         settings = load(folder / "everstill.toml", LoopSettings)
         store = open_store(settings.registry.url)
-        process = LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "benchmark", 3600.0))
-        self._intake, self._progress = process.intake, process.progress
+        self._process = LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "benchmark", 3600.0))
+        self._intake, self._progress = self._process.intake, self._process.progress
         self._progress.live = LIVE
 
-    def go(self, num_pairs: int) -> None:
+    def go(self, num_pairs: int) -> Mapping[str, float] | None:
         """Take in so many pairs."""
         end = self._progress.read + num_pairs
         while self._progress.read < end:
@@ -108,6 +112,35 @@ class LoopEnd:
                 time.sleep(0.0005)
         assert not self._progress.dead
         assert not self._progress.repeats
+        return None
+
+
+class WholeLoop(LoopEnd):
+    """The whole loop, that learns and saves too; it goes on where the last `go` ended."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        super().__init__(folder)
+        self._take, self._delays_ns = self._intake.take, list[int]()
+        self._intake.take = self._taken  # type: ignore[method-assign]
+
+    def go(self, num_pairs: int) -> Mapping[str, float]:
+        """Take in so many records, good or not, until the letters are safe; returns how many were not, and how long those waited that say when they were sent."""
+        end, dead = self._progress.read + num_pairs, self._progress.dead
+        self._delays_ns.clear()
+        while self._progress.read < end:
+            if not self._process.loop.turn():
+                time.sleep(IDLE_S)
+        self._process.dead_letters.flush()
+        assert not self._progress.repeats
+        quantiles = np.quantile(self._delays_ns or [0], (0.5, 0.99)) / 1e9
+        dead = self._progress.dead - dead
+        return {"delay_p50_s": float(quantiles[0]), "delay_p99_s": float(quantiles[1]), "dead": dead}
+
+    def _taken(self, messages: list[Message]) -> None:
+        """Take messages in, and note how long they were on their way."""
+        self._take(messages)
+        now_ns = time.time_ns()
+        self._delays_ns += [now_ns - int(sent) for one in messages if (sent := one.headers.get(SENT))]
 
 
 class BareProducer:
@@ -190,7 +223,7 @@ class EndProcess(Told):
 def main() -> None:
     """Be one end, and do as standard input says."""
     parser = argparse.ArgumentParser(prog="benchmarks.stream_ends", description=__doc__)
-    parser.add_argument("kind", choices=("mirror", "loop", "produce", "consume"))
+    parser.add_argument("kind", choices=("mirror", "loop", "whole", "produce", "consume"))
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--bootstrap", default="")
     parser.add_argument("--topic", default="", help="of the bare ends")
@@ -205,6 +238,7 @@ def main() -> None:
     made: dict[str, Callable[[], End]] = {
         "mirror": lambda: MirrorEnd(parsed.folder),
         "loop": lambda: LoopEnd(parsed.folder),
+        "whole": lambda: WholeLoop(parsed.folder),
         "produce": lambda: BareProducer(parsed.bootstrap, parsed.topic, json.loads(parsed.settings)),
         "consume": lambda: BareConsumer(parsed.bootstrap, parsed.topic),
     }
@@ -215,8 +249,9 @@ def main() -> None:
         if command != "go":
             break
         started, cpu = time.monotonic(), _cpu_s()
-        end.go(int(number))
-        print(json.dumps({"start_s": started, "end_s": time.monotonic(), "cpu_s": _cpu_s() - cpu}), flush=True)
+        told = end.go(int(number)) or {}
+        told = {"start_s": started, "end_s": time.monotonic(), "cpu_s": _cpu_s() - cpu, **told}
+        print(json.dumps(told), flush=True)
 
 
 def _cpu_s() -> float:

@@ -82,7 +82,7 @@ class LoopProcess:
         )
         kinds = {TRIALS: 1, PAIRS: settings.stream.partitions, LABELS: settings.stream.partitions, REPORTS: 1}
         self._consumer = open_consumer(settings.stream, model.name, kinds)
-        self._dead_letters = DeadLetters(
+        self.dead_letters = DeadLetters(
             open_writer(settings.stream, model.name),
             lambda: letters_of(settings.stream, model.name),
             max_bytes=settings.stream.max_message_bytes + OVERHEAD_BYTES,
@@ -91,14 +91,14 @@ class LoopProcess:
         self._office = self._make_office()
         self._desk = self._make_desk()
         self._telling = self._make_telling()
-        self._loop = Loop(self.intake, self._desk, self._make_memory(), deterministic=settings.loop.deterministic)
+        self.loop = Loop(self.intake, self._desk, self._make_memory(), deterministic=settings.loop.deterministic)
         self._log = structlog.get_logger()
 
     def _make_intake(self) -> Intake:
         settings, reader = self._settings, PairReader(self._settings.model)
         return Intake(
             self._consumer,
-            self._dead_letters,
+            self.dead_letters,
             self._dedupe,
             Judge(self.progress, self._learner, reader, self._agreement, self._promise, self._slices),
             reader,
@@ -192,7 +192,7 @@ class LoopProcess:
             settings.model.name,
             parts,
             self._consumer,
-            self._dead_letters,
+            self.dead_letters,
             AtRest.of(settings.at_rest),
             epoch=self._lease.epoch,
             every_s=settings.loop.checkpoint_every_s,
@@ -217,14 +217,14 @@ class LoopProcess:
             latency_ms=checked.latency_ms,
             facts=dict(student.facts),
         )
-        self._loop.start()
+        self.loop.start()
         outage = Outage()
         while not stopping.heard():
             try:
                 self.renew_lease()
                 if outage.lasts:
-                    self._loop.go_on()
-                busy = self._loop.turn()
+                    self.loop.go_on()
+                busy = self.loop.turn()
                 self._telling.tell()
                 outage.ended()
             except UnavailableError as error:
@@ -236,11 +236,11 @@ class LoopProcess:
                 continue
             if not busy:
                 stopping.heard(self._settings.loop.poll_interval_s)
-        self._loop.stop()
+        self.loop.stop()
         self._telling.tell(stopped=True)
         self._lease.release()
         self._consumer.close()
-        self._dead_letters.close()
+        self.dead_letters.close()
 
     def renew_lease(self) -> None:
         """Renew the lease when it is time to."""

@@ -195,7 +195,11 @@ class LoopSection(Section):
 
     metrics_port: int = Field(8003, description="HTTP port of /metrics (Prometheus).", ge=0, le=65_535)
     poll_interval_s: float = Field(0.2, description="Wait between two looks at an idle stream, in seconds.", gt=0)
-    max_messages: int = Field(64, description="Messages taken from the stream at once.", ge=1)
+    max_messages: int = Field(
+        512,
+        description="Messages of a partition taken from the stream at once, at most; fewer where they hold many records, 64 where `deterministic` is on.",
+        ge=1,
+    )
     checkpoint_every_s: float = Field(
         5.0, description="Longest time between two checkpoints while pairs arrive, in seconds.", gt=0
     )

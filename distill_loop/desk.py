@@ -110,7 +110,8 @@ class Desk:
         """Write what retention removed unread into the ledger, and which streams were replaced; raises UnavailableError, and then it is tried again."""
         replaced = self._progress.new_replaced
         while replaced:
-            self._office.report_replaced(*replaced[0], self._progress.live)
+            kind, partition, offset, stream, successor, *cut_off = replaced[0]  # a version before knew no end
+            self._office.report_replaced(kind, partition, offset, stream, successor, self._progress.live, *cut_off)
             del replaced[0]
         gaps = self._progress.new_gaps
         while gaps:

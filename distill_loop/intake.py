@@ -43,6 +43,8 @@ from registry.sections import ModelSection
 MAX_STEPS_DUE = 256.0
 #: Records that are taken in together: enough that a forward and a poll cost little, few enough that a turn stays short.
 LOT_RECORDS = 4096
+#: Messages of a partition that the first poll asks for: what they hold isn't known yet. And the most where every step is taken in between: a turn stays short.
+FIRST_MESSAGES = 64
 #: Messages whose middle time is the stream's own clock where no other may be looked at: less than half of them can't move it.
 CLOCK_MESSAGES = 15
 #: A record may be so much younger than the message that brought it: two machines' clocks. Beyond that its own time is wrong.
@@ -85,7 +87,8 @@ class Intake:
         self._reports = reports
         self._model = model
         self._settings = settings
-        self._max_messages = self._num_asked = max_messages
+        self._num_asked = min(FIRST_MESSAGES, max_messages)
+        self._max_messages = self._num_asked if deterministic else max_messages
         self._max_message_bytes = max_message_bytes
         self._deterministic = deterministic
         self._max_steps_due = math.inf if deterministic else MAX_STEPS_DUE

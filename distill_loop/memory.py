@@ -102,7 +102,8 @@ class Memory:
             if name in state:  # what came to be after it was written begins anew
                 part.load_state_dict(state[name])
         positions = {(kind, partition): offset for kind, partition, offset in state["positions"]}
-        self._consumer.seek(positions, state["streams"])
+        times = {(kind, partition): time_ns for kind, partition, time_ns in state.get("times", [])}
+        self._consumer.seek(positions, state["streams"], times)
         self._saved_positions = self._consumer.positions()
         self._log.info(
             "checkpoint restored", path=self._current.path, num_bytes=len(data), positions=state["positions"]
@@ -135,6 +136,7 @@ class Memory:
             **{name: part.state_dict() for name, part in self._parts.items()},
             "positions": [[kind, partition, offset] for (kind, partition), offset in positions.items()],
             "streams": self._consumer.streams(),
+            "times": [[kind, partition, time_ns] for (kind, partition), time_ns in self._consumer.times().items()],
         }
         sequence = self._current.sequence + 1 if self._current else 1
         path, (ledger_line, ledger_hash) = f"{self._folder}/{self._epoch:06d}-{sequence:09d}", self._tip()

@@ -14,7 +14,7 @@ class Progress:
     trial_rows: rows of trials, of those that are over too. dead_others: messages of other topics than pairs that are dead letters, by topic.
     gaps: messages that retention removed unread, by topic; new_gaps: those that the ledger hasn't got yet (topic, partition, first offset,
     and the one after the last, the stream's identity); new_replaced: streams that were found to be others, and that the ledger hasn't got yet
-    (topic, partition, offset up to which the old one was read, identity of the old one and of the new one). steps_due: optimizer steps that new pairs have earned and that were not
+    (topic, partition, offset up to which the old one was read, identity of the old one and of the new one, where it was cut off and is read on). steps_due: optimizer steps that new pairs have earned and that were not
     taken yet. cuts: times that a candidate was due; unpromising: how many of them were not worth a trial. asked_at: pairs
     that were learned when a trial was last asked to make room. first_steps: whether the steps before the first version were taken; bootstrap_after: pairs
     before which it isn't tried again. recent_times: of the newest messages of pairs, where the loop is deterministic. newest_pair_unix_ns: time of the newest record learned or held out. live: digest of the version that the ledger made live. learned_from: messages that the open trial's candidate had learned from
@@ -33,7 +33,7 @@ class Progress:
     dead_others: dict[str, int] = dataclasses.field(default_factory=dict)
     gaps: dict[str, int] = dataclasses.field(default_factory=dict)
     new_gaps: list[tuple[str, int, int, int, str]] = dataclasses.field(default_factory=list)
-    new_replaced: list[tuple[str, int, int, str, str]] = dataclasses.field(default_factory=list)
+    new_replaced: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
     steps_due: float = 0.0
     pairs_since_cut: int = 0
     asked_at: int = 0

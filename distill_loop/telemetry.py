@@ -50,7 +50,7 @@ GAPS = Counter(
 )
 REPLACED = Counter(
     "everstill_loop_replaced_partitions_total",
-    "Partitions of which another stream lay in the old one's place, by topic.",
+    "Partitions of which another stream lay in the old one's place, or that were cut off below what was read, by topic.",
     ["kind"],
 )
 CHECKPOINTS = Counter("everstill_loop_checkpoints_total", "Checkpoints written.")

@@ -314,7 +314,7 @@ def render_versions(body: dict[str, Any]) -> str:
 
 
 def _decision(line: dict[str, Any]) -> str:
-    """Return what a ledger line decided; of a gap, which messages are gone."""
+    """Return what a ledger line decided; of a gap, which messages are gone, or where the stream was cut off or became another one."""
     if line["kind"] != "gap":
         return str(line["kind"])
     return describe(Line.model_validate({name: value for name, value in line.items() if name != "version"}))

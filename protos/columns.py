@@ -6,7 +6,7 @@ fills them (`serving.shadow.pairs`); the loop reads columns as they are, and tak
 
 from protos import records_pb2
 from protos.errors import TensorError
-from protos.tensors import Array, decode, quoted, to_record
+from protos.tensors import BYTES, Array, decode, quoted, to_record
 
 
 def rows_of(tensor: records_pb2.Tensor, num_pairs: int) -> Array:
@@ -24,27 +24,57 @@ def rows_of(tensor: records_pb2.Tensor, num_pairs: int) -> Array:
     return rows
 
 
+class Alone:
+    """Gives pairs of one batch, of whichever form, tensors of their own. Each column is looked at once.
+
+    Raises:
+        TensorError: a column can't be read.
+    """
+
+    def __init__(self, batch: records_pb2.PairBatch) -> None:
+        self._pairs = batch.pairs
+        self._has_columns = batch.HasField("columns")
+        columns, num = batch.columns, len(batch.pairs)
+        self._inputs = [_Rows(tensor, num) for tensor in columns.inputs]
+        self._teacher = _Rows(columns.teacher_output, num) if columns.HasField("teacher_output") else None
+        self._student = _Rows(columns.student_logits, num) if columns.HasField("student_logits") else None
+
+    def pair(self, place: int) -> records_pb2.LogitPair:
+        """Return one pair."""
+        pair = records_pb2.LogitPair()
+        pair.CopyFrom(self._pairs[place])
+        if not self._has_columns:
+            return pair
+        pair.ClearField("inputs")
+        pair.inputs.extend([rows.row(place) for rows in self._inputs])
+        if self._teacher is not None:
+            pair.teacher.output.CopyFrom(self._teacher.row(place))
+        if self._student is not None:
+            pair.student.logits.CopyFrom(self._student.row(place))
+        return pair
+
+
 def alone(batch: records_pb2.PairBatch, place: int) -> records_pb2.LogitPair:
     """Return one pair of a batch, of whichever form, with tensors of its own; raises TensorError where a column can't be read."""
-    pair = records_pb2.LogitPair()
-    pair.CopyFrom(batch.pairs[place])
-    if not batch.HasField("columns"):
-        return pair
-    columns, num = batch.columns, len(batch.pairs)
-    pair.ClearField("inputs")
-    for tensor in columns.inputs:
-        pair.inputs.append(_row(tensor, num, place))
-    if columns.HasField("teacher_output"):
-        pair.teacher.output.CopyFrom(_row(columns.teacher_output, num, place))
-    if columns.HasField("student_logits"):
-        pair.student.logits.CopyFrom(_row(columns.student_logits, num, place))
-    return pair
+    return Alone(batch).pair(place)
 
 
 def unpack(batch: records_pb2.PairBatch) -> list[records_pb2.LogitPair]:
     """Return every pair of a batch with tensors of its own; raises as `alone`."""
-    return [alone(batch, place) for place in range(len(batch.pairs))]
+    each = Alone(batch)
+    return [each.pair(place) for place in range(len(batch.pairs))]
 
 
-def _row(tensor: records_pb2.Tensor, num: int, place: int) -> records_pb2.Tensor:
-    return to_record(tensor.name, rows_of(tensor, num)[place : place + 1])
+class _Rows:
+    """One column, row by row."""
+
+    def __init__(self, tensor: records_pb2.Tensor, num: int) -> None:
+        self._name, self._datatype = tensor.name, tensor.datatype
+        self._rows = rows_of(tensor, num)
+
+    def row(self, place: int) -> records_pb2.Tensor:
+        """Return one row as a tensor of its own."""
+        rows = self._rows[place : place + 1]
+        if self._datatype == BYTES:
+            return to_record(self._name, rows)
+        return records_pb2.Tensor(name=self._name, datatype=self._datatype, shape=rows.shape, raw=rows.tobytes())

@@ -6,7 +6,7 @@ theirs. What a failure means is its user's. One thread.
 
 import collections
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 
@@ -27,12 +27,16 @@ class Delivery:
         producer: kafka-python's.
         max_bytes: of values and headers that are not acknowledged yet; one message may have more.
         patience_s: longest time without an acknowledgement.
+        wake: wakes whoever sends, where the producer doesn't at every message; called before a wait.
     """
 
-    def __init__(self, producer: Any, max_bytes: int, patience_s: float) -> None:
+    def __init__(
+        self, producer: Any, max_bytes: int, patience_s: float, *, wake: Callable[[], object] = lambda: None
+    ) -> None:
         self._producer = producer
         self._max_bytes = max_bytes
         self._patience_s = patience_s
+        self._wake = wake
         self._sent: list[Any] = []
         self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
         self._num_bytes = 0
@@ -65,6 +69,8 @@ class Delivery:
 
     def _settle(self) -> None:
         size, future = self._waiting[0]
+        if not future.succeeded():
+            self._wake()
         future.get(max(0.0, self._progress_at + self._patience_s - time.monotonic()))
         self._progress_at = time.monotonic()
         self._waiting.popleft()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from protos.errors import ConfigurationError, UnavailableError
+from protos.errors import ConfigurationError, EverstillError, UnavailableError
 from registry.sections import KafkaSection
 
 #: A broker that doesn't answer within this is away, for a client that is being made.
@@ -152,7 +152,12 @@ def knock(settings: KafkaSection) -> None:
 
 
 class Unreachable(UnavailableError):
-    """No broker answers; one may later."""
+    """No broker answers, or none answers as it should; one may later."""
+
+
+def away(error: EverstillError) -> EverstillError:
+    """Return the error of a client that can't be made, where others could before: a certificate that can't be read now is being renewed."""
+    return Unreachable(error.message, fix=error.fix) if isinstance(error, ConfigurationError) else error
 
 
 def unreachable(settings: KafkaSection, reason: object) -> Unreachable:

@@ -120,10 +120,6 @@ class CaptureSection(Section):
     )
     mirror_nice: int = Field(10, description="Niceness of the mirror: it gives way to the workers.", ge=0, le=19)
 
-    def room_bytes(self, workers: int) -> int:
-        """Bytes of disk that a model's hand-over takes at its start: a ring for each worker, and the journal."""
-        return workers * self.ring_bytes + 2 * JOURNAL_FILE_BYTES
-
     @property
     def key(self) -> bytes:
         """The key of coins and hashes."""

@@ -16,13 +16,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, multiprocess, start_http_server
+from prometheus_client import multiprocess
 
 from protos.errors import ConfigurationError, ConflictError, EverstillError, FormatError, UnavailableError
 from registry import logs
@@ -39,6 +38,7 @@ from serving.supervision.capture_lock import lock
 from serving.supervision.child import Child, Event
 from serving.supervision.last_line import LastLine
 from serving.supervision.memory import Memories
+from serving.supervision.metrics_port import MetricsPort
 from serving.supervision.port import HeldPort, address_of, hold
 from serving.supervision.rollout import Rollout, Target
 from serving.supervision.status import body_of
@@ -126,14 +126,13 @@ class Supervisor:
             self._port = hold(self._gateway.host, self._gateway.port)
             for worker in self._workers:
                 worker.arguments += [f"--listen={address}" for address in self._port.addresses]
-            server, thread = self._start_metrics(self._gateway.host, self._gateway.metrics_port)
+            metrics = MetricsPort(self._gateway.host, self._gateway.metrics_port, self._metrics_dir)
+            self._metrics_address = metrics.address
             try:
                 self._supervise()
             finally:
                 self._stop_children()
-                server.shutdown()
-                server.server_close()
-                thread.join()
+                metrics.close()
                 self._write_status(stopped=True)
         finally:
             if self._port is not None:
@@ -330,19 +329,6 @@ class Supervisor:
             self._models[event["model"]].note_refusal(event["digest"], event["reason"])
         elif kind == "failed":
             child.last_words = {"message": event["reason"], "fix": event["fix"]}
-
-    def _start_metrics(self, host: str, port: int) -> tuple[Any, threading.Thread]:
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, path=str(self._metrics_dir))  # type: ignore[no-untyped-call]
-        try:
-            server, thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise UnavailableError(
-                f"port {port} on {host} is taken: {error.strerror}",
-                fix="Stop what listens there or set gateway.metrics_port",
-            ) from None
-        self._metrics_address = address_of(host, server.server_port)
-        return server, thread
 
     def _stop_children(self) -> None:
         for children in (self._workers, [self._mirror]):

@@ -2,7 +2,7 @@
 
 Which rows were sampled is computed from the ids in the callers' answers (the sampler's coin is a function of the id), the topics are read with bare
 kafka-python from their beginning, and what the loop learned is in its checkpoint. Decides what must agree (the equations of docs/architecture.md,
-"Accounting"). Reads, changes nothing.
+"Accounting") of pairs; of feedback and of a trial labels.py and trials.py do. Reads, changes nothing.
 """
 
 import collections
@@ -14,19 +14,24 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
+from benchmarks.chaos import labels, trials
 from benchmarks.chaos.callers import Records
+from benchmarks.chaos.labels import LabelBooks
 from benchmarks.chaos.rig import Rig
+from benchmarks.chaos.trials import TrialBooks
 from benchmarks.harness import Check
 from benchmarks.pairs import MODEL
 from benchmarks.processes import wait_until
+from distill_loop.gates.trial import TrialState
 from distill_loop.progress import Progress
 from distill_loop.stream.dedupe import Dedupe
 from distill_loop.stream.reports import Reports
 from distill_loop.telling import accounts_of
 from protos import records_pb2 as records
-from protos.records import ARM_UNIFORM, coin
-from protos.topics import PAIRS, REPORTS, topic
+from protos.records import ARM_UNIFORM, ID_BYTES, coin
+from protos.topics import LABELS, PAIRS, REPORTS, TRIALS, topic
 from serving.config import CaptureSection
+from serving.shadow.journal import Journal
 
 MAX_RECORDS = 10**7
 CLOSE_S = 30.0
@@ -85,7 +90,7 @@ def shadow_of(reports: list[records.CaptureReport]) -> list[Shadow]:
 
 @dataclasses.dataclass(frozen=True)
 class Books:
-    """Everything that was read. sampled: ids that the coin took; on_topic: how often each id lies there."""
+    """Everything that was read. sampled: ids that the coin took; on_topic: how often each id lies there; trial: None where none is to be open."""
 
     calls: Records
     sampled: frozenset[str]
@@ -94,6 +99,8 @@ class Books:
     learned: frozenset[str]
     held_out: frozenset[str]
     counted: dict[str, int]
+    labels: LabelBooks
+    trial: TrialBooks | None = None
 
     def figures(self) -> dict[str, float]:
         """Return what a result shows."""
@@ -108,6 +115,8 @@ class Books:
             "rows_missing": last.missing if last else 0,
             "rows_dropped": last.dropped if last else 0,
             "mirror_reports": len(self.shadow),
+            **self.labels.figures(),
+            **(self.trial.figures() if self.trial else {}),
         }
 
     def checks(self) -> list[Check]:
@@ -131,6 +140,8 @@ class Books:
             Check("pairs_on_topic_that_were_not_learned", dead - counted["dead"], "==", 0),
             Check("pairs_learned_that_are_not_on_topic", len((self.learned | self.held_out) - self.on_topic.keys()), "==", 0),
             Check("pairs_learned_twice", kept - len(self.learned | self.held_out), "==", 0),
+            *self.labels.checks(),
+            *(self.trial.checks() if self.trial else []),
         ]  # fmt: skip
 
     @property
@@ -156,15 +167,21 @@ def _read(rig: Rig) -> Books:
     calls = np.concatenate(rig.calls)
     key = CaptureSection().key
     ids = (one.decode() for one in calls["record_id"][calls["code"] == "OK"])
-    on_topic: collections.Counter[str] = collections.Counter()
-    for value in read_topic(rig.cluster.bootstrap, PAIRS):
-        on_topic.update(pair.record_id.hex() for pair in records.PairBatch.FromString(value).pairs)
-    reports = [records.CaptureReport.FromString(value) for value in read_topic(rig.cluster.bootstrap, REPORTS)]
     state = rig.loop.checkpoint()
+    progress = state.get("progress", {})
+    trial = progress.get("trial") or {}
+    trial_id = trial["identity"]["trial_id"] if trial else ""
+    on_topic: collections.Counter[str] = collections.Counter()
+    answers: dict[str, str] = {}
+    for value in read_topic(rig.cluster.bootstrap, PAIRS):
+        batch = records.PairBatch.FromString(value)
+        on_topic.update(pair.record_id.hex() for pair in batch.pairs)
+        answers.update(trials.answers_in(batch, trial_id))
+    reports = [records.CaptureReport.FromString(value) for value in read_topic(rig.cluster.bootstrap, REPORTS)]
     dedupe = Dedupe(MAX_RECORDS)
     if state:
         dedupe.load_state_dict(state["dedupe"])
-    progress = state.get("progress", {})
+    learned, held_out = (frozenset(one.hex() for one in dedupe.records(fate)) for fate in ("learned", "held_out"))
     names = ("learned", "held_out", "repeats", "dead", "refused")
     accounts = _accounts(state)
     return Books(
@@ -172,10 +189,48 @@ def _read(rig: Rig) -> Books:
         sampled=frozenset(one for one in ids if coin(key, ARM_UNIFORM, bytes.fromhex(one)) < rig.plan.sampling),
         on_topic=dict(on_topic),
         shadow=shadow_of(reports),
-        learned=frozenset(one.hex() for one in dedupe.records("learned")),
-        held_out=frozenset(one.hex() for one in dedupe.records("held_out")),
+        learned=learned,
+        held_out=held_out,
         counted={name: progress.get(name, 0) for name in names}
         | {"gaps": progress.get("gaps", {}).get(PAIRS, 0), "taken": accounts["taken"], "open": accounts["open"] or 0},
+        labels=_read_labels(rig, state, learned | held_out),
+        trial=_read_trial(rig, trial, answers, progress.get("trial_rows", 0)) if rig.plan.trial else None,
+    )
+
+
+def _read_labels(rig: Rig, state: dict[str, Any], kept: frozenset[str]) -> LabelBooks:
+    on_topic: collections.Counter[str] = collections.Counter()
+    for value in read_topic(rig.cluster.bootstrap, LABELS):
+        on_topic.update(one.record_id.hex() for one in records.LabelBatch.FromString(value).labels)
+    progress = state.get("progress", {})
+    journal = Journal(rig.capture_folder)  # as the next mirror would find it
+    journal.close()
+    return LabelBooks(
+        sent=np.concatenate(rig.feedback),
+        on_topic=dict(on_topic),
+        kept=kept,
+        counted=labels.counted_of(state["labels"], ID_BYTES) if state else {},
+        removed=sum(progress.get(name, {}).get(LABELS, 0) for name in ("dead_others", "gaps")),
+        lost=labels.lost_of(journal.state) if journal.state else 0,
+    )
+
+
+def _read_trial(rig: Rig, trial: dict[str, Any], answers: dict[str, str], rows_read: int) -> TrialBooks:
+    if not trial:
+        return trials.NONE
+    gate = TrialState.from_state_dict(trial)
+    identity, told = gate.identity, gate.cautious()
+    return TrialBooks(
+        opened_unix_ns=identity.opened_unix_ns,
+        on_topic=[
+            row
+            for value in read_topic(rig.cluster.bootstrap, TRIALS)
+            for row in trials.rows_in(value, identity.trial_id)
+        ],
+        answers=answers,
+        counted=trials.counted_of(gate.rows()),
+        told=(told.wins, told.losses, told.total),
+        rows_read=rows_read,
     )
 
 

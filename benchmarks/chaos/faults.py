@@ -4,18 +4,20 @@ Every wait for recovery is inside the fault's window: callers must not notice th
 play the same faults in short.
 """
 
+import collections
 import contextlib
 import random
 import time
+from collections.abc import Callable
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from benchmarks.chaos.rig import PARTITIONS, Rig
+from benchmarks.chaos.rig import Rig
 from benchmarks.harness import say
 from benchmarks.pairs import MODEL
 from benchmarks.processes import wait_until
-from protos.topics import PAIRS, topic
+from protos.topics import LABELS, PAIRS, TRIALS, topic
 
 #: Pairs that must reach the loop before a part counts as mended.
 MENDED_PAIRS = 20
@@ -25,33 +27,32 @@ FULL_BYTES = 2**17
 DROPPED = "everstill_shadow_dropped_total"
 
 
-def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0, steady_every: int = 5) -> None:
+def kill_loops(rig: Rig, *, num_kills: int, most_s: float = 6.0) -> None:
     """Kill the loop again and again at random moments: while it starts, restores, reads, saves."""
+    _kill_again_and_again(rig, "loop", rig.kill_loop, num_kills, most_s, steady_every=5)
+
+
+def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0) -> None:
+    """Kill the mirror again and again, some moments after another one has begun."""
+    _kill_again_and_again(rig, "mirror", rig.kill_mirror, num_kills, most_s, steady_every=4)
+
+
+def _kill_again_and_again(
+    rig: Rig, part: str, kill: Callable[[], None], num_kills: int, most_s: float, *, steady_every: int
+) -> None:
+    """Kill a part at moments that are at most so far apart; now and then let it mend, and be steady for a while."""
     rng = random.Random(rig.plan.seed)
     for number in range(1, num_kills + 1):
+        mends = not number % steady_every
         with rig.window("fault"):
-            rig.kill_loop()
+            kill()
             time.sleep(rng.uniform(0.0, most_s))
-            if not number % steady_every or number == num_kills:
+            if mends or number == num_kills:
                 rig.wait_for_loop()
                 rig.wait_for_pairs(MENDED_PAIRS)
-        if not number % steady_every:
+        if mends:
             rig.steady(STEADY_BETWEEN_S)
-            say(f"loop killed {number} times")
-
-
-def kill_mirrors(rig: Rig, *, num_kills: int, most_s: float = 2.0, steady_every: int = 4) -> None:
-    """Kill the mirror again and again, some moments after another one has begun."""
-    rng = random.Random(rig.plan.seed)
-    for number in range(1, num_kills + 1):
-        with rig.window("fault"):
-            rig.kill_mirror()
-            time.sleep(rng.uniform(0.0, most_s))
-            if not number % steady_every or number == num_kills:
-                rig.wait_for_pairs(MENDED_PAIRS)
-        if not number % steady_every:
-            rig.steady(STEADY_BETWEEN_S)
-            say(f"mirror killed {number} times")
+            say(f"{part} killed {number} times")
 
 
 def silence_broker(rig: Rig, *, seconds: float) -> None:
@@ -82,23 +83,28 @@ def cut_network(rig: Rig, *, seconds: float) -> None:
             rig.wait_for_pairs(MENDED_PAIRS)
 
 
-def inject_duplicates(rig: Rig, *, most_messages: int, seconds: float = 0.0) -> int:
-    """Publish again what lies on the pairs topic, as it is, while new pairs arrive, for so long or once; returns how many messages."""
-    num_sent, end = 0, time.monotonic() + seconds
+def inject_duplicates(rig: Rig, *, most_messages: int, seconds: float = 0.0) -> collections.Counter[str]:
+    """Publish again what lies on the topics, as it is, while new pairs arrive, for so long or once; returns how many messages of each.
+
+    Args:
+        most_messages: of each topic, in one go.
+    """
+    num_sent: collections.Counter[str] = collections.Counter()
+    end = time.monotonic() + seconds
     with rig.window("fault"):
-        while not num_sent or time.monotonic() < end:
-            num_sent += _inject(rig, most_messages)
+        while not num_sent.total() or time.monotonic() < end:
+            for kind in (TRIALS, PAIRS, LABELS):
+                num_sent[kind] += _inject(rig, topic(MODEL, kind), most_messages)
         rig.wait_for_pairs(MENDED_PAIRS)
     return num_sent
 
 
-def _inject(rig: Rig, most_messages: int) -> int:
-    name = topic(MODEL, PAIRS)
-    places = [TopicPartition(name, number) for number in range(PARTITIONS)]
+def _inject(rig: Rig, name: str, most_messages: int) -> int:
     consumer = KafkaConsumer(bootstrap_servers=rig.cluster.bootstrap, auto_offset_reset="earliest")
     producer = KafkaProducer(bootstrap_servers=rig.cluster.bootstrap, acks="all", linger_ms=5)
     num_sent = 0
     with contextlib.closing(consumer), contextlib.closing(producer):
+        places = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
         consumer.assign(places)
         ends = consumer.end_offsets(places)
         consumer.seek_to_beginning(*places)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
-from benchmarks.processes import Told
+from benchmarks.told import Told
 
 Weather = Literal["heal", "silence", "cut"]
 CHUNK_BYTES = 2**16

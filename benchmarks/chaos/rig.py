@@ -30,6 +30,7 @@ from distill_loop.learner import checkpoint
 from registry.pointers import Pointers
 from registry.status import read_statuses
 from registry.store import open_store
+from serving.shadow.rings import folder_of
 from tests.support.kafka import Cluster, free_base_port, need_kafka
 
 PARTITIONS = 4
@@ -37,6 +38,20 @@ WORKER_CORE, OTHERS_CORE = 0, 1
 LOWEST, CALLERS_NICE = 19, -5
 #: Longest time until everything that was spooled is learned.
 REST_S = 300.0
+#: Rows a second of which callers say what was true: known, and too few to slow anybody down.
+FEEDBACK_PER_S = 10.0
+#: Pairs after which a candidate is cut, where a trial is to be open; and a gate that doesn't decide it within so many rows, which are fewer than half of
+#: what a trial of the learner as it is by then could take, so that it isn't superseded either. Its arm takes no row beside the uniform one's: which rows
+#: are sampled stays known from their ids.
+TRIAL_PAIRS = 64
+UNDECIDED = {
+    "alpha": 1e-300,
+    "futility_evidence": 1e300,
+    "max_rows": 20_000,
+    "max_pairs": 10**9,
+    "stalled_pairs": 10**9,
+    "max_share": 1e-12,
+}
 #: Lines for a broker that mirrors reach by another way than everybody else, through the proxy; and whose death is believed sooner, so that it
 #: may come back sooner.
 TWO_WAYS = """
@@ -50,12 +65,14 @@ broker.heartbeat.interval.ms=500
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is built. rate: calls a second, 0 for full load; sampling: probability of a row; capture, kafka: more settings of those sections."""
+    """What is built. rate: calls a second, 0 for full load; sampling: probability of a row; trial: whether one is open; capture, kafka: more settings
+    of those sections."""
 
     rate: float = 200.0
     sampling: float = 0.5
     num_brokers: int = 1
     pinned: bool = False
+    trial: bool = False
     capture: dict[str, Any] = dataclasses.field(default_factory=dict)
     kafka: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 1
@@ -121,6 +138,7 @@ class Rig:
     loop: LoopProcess
     callers: Callers
     calls: list[Records] = dataclasses.field(default_factory=list)
+    feedback: list[Records] = dataclasses.field(default_factory=list)
     windows: list[tuple[str, float, float]] = dataclasses.field(default_factory=list)
     num_bursts: int = 0
 
@@ -145,7 +163,12 @@ class Rig:
         with Callers(self.gateway.address, self.folder, rate=0.0, num_callers=4, seed=seed, nice=niceness) as more:
             more.start()
             yield
-            self.calls.append(more.stop())
+            self.calls.append(more.stop().calls)
+
+    @property
+    def capture_folder(self) -> pathlib.Path:
+        """Where rings, spools and journal lie."""
+        return folder_of(pathlib.Path(self.plan.capture.get("dir", self.folder / "everstill-data/capture")), MODEL)
 
     @property
     def free_bytes(self) -> int:
@@ -183,7 +206,9 @@ class Rig:
 
     def rest(self) -> None:
         """Stop the callers and wait until nothing is on its way: rings and spools empty, nothing to read."""
-        self.calls.append(self.callers.stop())
+        seen = self.callers.stop()
+        self.calls.append(seen.calls)
+        self.feedback.append(seen.feedback)
         held = ("everstill_shadow_ring_bytes", "everstill_shadow_spool_bytes")
         self.gateway.wait(lambda: not any(map(self.gateway.metric, held)), "empty rings and spools", REST_S)
         self.wait_for_loop()
@@ -219,7 +244,9 @@ def rig(folder: pathlib.Path, plan: Plan) -> Iterator[Rig]:
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
         cluster, network, mirrors_way = _start_brokers(folder / "brokers", plan, stack)
         asked = stack.enter_context(
-            teacher_elsewhere(folder / "teacher", "--row-s", "0", "--classes", str(NUM_CLASSES), "--output", "output")
+            teacher_elsewhere(
+                folder / "teacher", "--row-s", "0", "--classes", str(NUM_CLASSES), "--output", "output", "--by-input"
+            )
         )
         home = folder / "everstill"
         sections = _sections(plan, mirrors_way, asked)
@@ -236,12 +263,22 @@ def rig(folder: pathlib.Path, plan: Plan) -> Iterator[Rig]:
         gateway.wait(lambda: gateway.status().get("live"), "a version")
         if plan.pinned:
             _move(gateway.status()["worker_pid"], WORKER_CORE, 0)
+        niceness = CALLERS_NICE if plan.pinned else None
         callers = stack.enter_context(
-            Callers(gateway.address, folder, rate=plan.rate, seed=plan.seed, nice=CALLERS_NICE if plan.pinned else None)
+            Callers(
+                gateway.address,
+                folder,
+                rate=plan.rate,
+                feedback_rate=FEEDBACK_PER_S,
+                seed=plan.seed,
+                nice=niceness,
+            )
         )
         whole = Rig(plan, home, cluster, network, gateway, loop, callers)
         whole.wait_for_loop()
         callers.start()
+        if plan.trial:
+            wait_until(lambda: loop.status().get("trial"), "a trial", every_s=0.05)
         say(f"the rig stands: {plan}")
         yield whole
 
@@ -282,8 +319,9 @@ def _sections(plan: Plan, bootstrap: str, teacher: str) -> dict[str, dict[str, A
             **plan.capture,
         },
         "teacher": {"address": teacher, "output": "output"},
-        # No candidate is cut, so that the gateway serves one version throughout: swaps have a benchmark of their own.
-        "release": {"first_version": "first.onnx", "cut_every_pairs": never},
+        # No candidate is cut, or none decided, so that the gateway serves one version throughout: swaps have a benchmark of their own.
+        "release": {"first_version": "first.onnx", "cut_every_pairs": TRIAL_PAIRS if plan.trial else never},
+        "gate": UNDECIDED,
         "loop": {
             "checkpoint_every_s": 0.5,
             "status_interval_s": 0.2,

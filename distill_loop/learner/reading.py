@@ -37,6 +37,7 @@ class Opened:
 
     def __init__(self, told: records.PairBatch, model: ModelSection) -> None:
         self._batch = told
+        self._alone: columns.Alone | None = None
         self.pairs = list(told.pairs)
         self.has_columns = told.HasField("columns")
         self.inputs: dict[str, Array] = {}
@@ -51,7 +52,11 @@ class Opened:
 
     def alone(self, place: int) -> records.LogitPair:
         """Return one pair with tensors of its own; not to be changed."""
-        return columns.alone(self._batch, place) if self.has_columns else self.pairs[place]
+        if not self.has_columns:
+            return self.pairs[place]
+        if self._alone is None:
+            self._alone = columns.Alone(self._batch)
+        return self._alone.pair(place)
 
     def _read_inputs(self, told: records.Columns, model: ModelSection) -> None:
         num = len(self.pairs)

@@ -242,23 +242,26 @@ class ReleaseOffice:
             first = int(line.evidence["end"])
 
     def report_replaced(
-        self, kind: str, partition: int, offset: int, stream: str, successor: str, live: str | None
+        self,
+        kind: str,
+        partition: int,
+        offset: int,
+        stream: str,
+        successor: str,
+        live: str | None,
+        end: int | None = None,
+        read_from: int = 0,
     ) -> None:
-        """Write down that a partition, read up to `offset`, is another stream now; may be repeated. What the old one still held nobody can count."""
+        """Write down that a partition, read up to `offset`, is another stream now, or the same one, cut off at `end`; may be repeated. What is gone unread nobody can count."""
+        evidence = {"topic": kind, "partition": partition, "first": offset, "end": None, "messages": None}
+        cut_off = {} if end is None else {"cut_off_at": end, "read_from": read_from}
+        end_key = "" if end is None else f"-{end}"
         self.ledger.append(
             kind="gap",
-            trial_id=f"replaced-{kind}-{partition}-{offset}-{stream[:16]}-{successor[:16]}",
+            trial_id=f"replaced-{kind}-{partition}-{offset}-{stream[:16]}-{successor[:16]}{end_key}",
             digest=live or "",
             previous_digest=None,
-            evidence={
-                "topic": kind,
-                "partition": partition,
-                "first": offset,
-                "end": None,
-                "messages": None,
-                "stream": stream,
-                "replaced_by": successor,
-            },
+            evidence={**evidence, "stream": stream, "replaced_by": successor, **cut_off},
             actor=self._actor,
         )
 

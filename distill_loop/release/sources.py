@@ -9,7 +9,7 @@ from registry.ledger import Line, Range
 
 
 def sources(lines: Sequence[Line], topic: str, ends: Mapping[int, int], stream: str) -> tuple[Range, ...]:
-    """Return the offsets of a topic that were read, stream by stream, oldest first.
+    """Return the offsets of a topic that were read, stream by stream, oldest first; of one that was cut off, what was read before and after.
 
     Args:
         lines: the ledger's.
@@ -17,23 +17,28 @@ def sources(lines: Sequence[Line], topic: str, ends: Mapping[int, int], stream: 
         stream: its identity, empty where it isn't known.
     """
     gaps = [line for line in lines if line.kind == "gap" and line.evidence.get("topic") == topic]
-    read = [
-        (str(line.evidence["stream"]), int(line.evidence["partition"]), int(line.evidence["first"]))
-        for line in gaps
-        if "replaced_by" in line.evidence
-    ]
-    read += [(stream, partition, end) for partition, end in sorted(ends.items())]
-    return tuple(one for source, partition, end in read for one in _pieces(gaps, topic, source, partition, end))
+    starts: dict[tuple[str, int], int] = {}  # of what was cut off: where it was read on
+    read = []
+    for line in gaps:
+        if "replaced_by" in line.evidence:
+            place = str(line.evidence["stream"]), int(line.evidence["partition"])
+            read.append((*place, starts.pop(place, 0), int(line.evidence["first"])))
+            if "cut_off_at" in line.evidence:
+                starts[place] = int(line.evidence["read_from"])
+    read += [(stream, partition, starts.get((stream, partition), 0), end) for partition, end in sorted(ends.items())]
+    return tuple(
+        one for source, partition, start, end in read for one in _pieces(gaps, topic, source, partition, start, end)
+    )
 
 
-def _pieces(gaps: Sequence[Line], topic: str, stream: str, partition: int, end: int) -> list[Range]:
-    """Return what was read of one stream's partition up to `end`."""
+def _pieces(gaps: Sequence[Line], topic: str, stream: str, partition: int, start: int, end: int) -> list[Range]:
+    """Return what was read of one stream's partition from `start` up to `end`."""
     removed = sorted(
         (int(line.evidence["first"]), int(line.evidence["end"]))
         for line in gaps
         if line.trial_id == gap_id(topic, partition, int(line.evidence["first"]), stream)
     )
-    pieces, first = [], 0
+    pieces, first = [], start
     for gap_first, gap_end in [*removed, (end, end)]:
         if first < min(gap_first, end):
             pieces.append(Range(topic=topic, partition=partition, first=first, end=min(gap_first, end), stream=stream))

@@ -3,12 +3,15 @@ checkpoint, and what a broker remembers of them is only a hint. They are of one 
 """
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
+import structlog
+
 Position = tuple[str, int]
-#: What is logged where another stream lies in the old one's place.
-REPLACED = "the stream was replaced, it is read from its start"
+#: Clocks of brokers, and of machines that a stream moves between, differ by less.
+CLOCK_SKEW_NS = 60_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +52,11 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True)
 class Replaced:
-    """Another stream lies where the one was that our position is of. It is read from its start; of the old one nothing more from `offset` on.
+    """What was read up to `offset` is there no more: another stream lies in its place, or it is the same one, cut off before our position.
 
-    stream, successor: identities of the two, empty where one isn't known; equal where it is the same one, and ends before our position.
+    stream, successor: identities of the two, empty where one isn't known; equal and known where it is the same one.
+    end: where it is the same one, where it ended when that was seen; others may have had the offsets from a lower one on by then.
+    read_from: where it is read on.
     """
 
     kind: str
@@ -59,6 +64,23 @@ class Replaced:
     offset: int
     stream: str
     successor: str
+    end: int | None = None
+    read_from: int = 0
+
+    def log(self) -> None:
+        """Say it in the log."""
+        what = "the stream was replaced, it is read from its start"
+        if self.end is not None:
+            what = "the stream was cut off before our position, it is read on from where messages may be new"
+        structlog.get_logger().error(what, **dataclasses.asdict(self))
+
+
+def first_new_unix_ns(read_unix_ns: int) -> int:
+    """Return the earliest time of what came to a stream after a message that was read, 0 where that one's time isn't known.
+
+    A stream that was cut off before our position may have grown since: up to its end not all was read. What is younger than this is read again, as repeats.
+    """
+    return max(0, min(read_unix_ns, time.time_ns()) - CLOCK_SKEW_NS)
 
 
 class Consumer(Protocol):
@@ -72,8 +94,20 @@ class Consumer(Protocol):
         """Return the identity of the stream that positions of each kind are of; empty where it isn't known (yet)."""
         ...
 
-    def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
-        """Read on from these offsets; partitions that are not named start at 0. `streams`: what they are of, by kind; where it isn't known, what is there."""
+    def times(self) -> dict[Position, int]:
+        """Return when the stream took the message before each position; those that aren't known are left out."""
+        ...
+
+    def seek(
+        self,
+        positions: dict[Position, int],
+        streams: Mapping[str, str] | None = None,
+        times: Mapping[Position, int] | None = None,
+    ) -> None:
+        """Read on from these offsets; partitions that are not named stay where they are, at 0 in the beginning.
+
+        streams: what they are of, by kind; where it isn't known, what is there. times: of the messages before them.
+        """
         ...
 
     def poll(self, max_messages: int) -> list[Message]:
@@ -97,7 +131,7 @@ class Consumer(Protocol):
         ...
 
     def take_replaced(self) -> list[Replaced]:
-        """Return the partitions that were found to be of another stream since the last call, and where something of the old one was read."""
+        """Return the partitions that were found to be of another stream, or cut off, since the last call, where something of what is gone was read."""
         ...
 
     def lag(self) -> int:

@@ -16,7 +16,9 @@ import structlog
 
 from distill_loop.stream.consumer import Consumer, Message
 from distill_loop.stream.writer import NotWritten, Outgoing, Writer
+from protos.errors import ConfigurationError
 from protos.topics import DEAD
+from registry.kafka_options import away
 
 #: Bytes of letters that wait; beyond, they are made safe before anything more is taken in.
 MAX_WAITING_BYTES = 16 * 2**20
@@ -25,6 +27,8 @@ MAX_HEADER_BYTES = 32 * 2**10
 FRAMING_BYTES, HEADER_FRAMING_BYTES = 256, 10
 #: Letters at the topic's end that are known.
 MAX_KNOWN = 20_000
+#: Letters are told of in the log no more often than this.
+TELL_S = 5.0
 #: A topic that took no letter so large is tried anew after this.
 TRY_AGAIN_S = 600.0
 #: Silence after which a reader takes the rest for gone: retention may have removed it. And the pause between two looks.
@@ -43,6 +47,8 @@ KIND, PARTITION, OFFSET, TIME, REASON, DETAIL, DIGEST, CUT_FROM, CUT_HEADERS = (
 )
 ORIGINAL = "original."
 MAX_DETAIL = 500
+#: What two copies of one letter have in common.
+Identity = tuple[str, str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +70,9 @@ class Letter:
         return self.cut_from is None and not self.cut_headers
 
     @property
-    def identity(self) -> tuple[str, ...]:
+    def identity(self) -> Identity:
         """What two copies of one letter have in common."""
-        return _identity(self.source.kind, self.source.partition, self.source.offset, self.digest)
+        return self.source.kind, str(self.source.partition), str(self.source.offset), self.digest
 
 
 class DeadLetters:
@@ -91,9 +97,12 @@ class DeadLetters:
         self._most_bytes = self._max_bytes = max_bytes
         self._clock = clock
         self._refused_at = 0.0
-        self._known: collections.OrderedDict[tuple[str, ...], None] | None = None
-        self._waiting: list[Outgoing] = []
+        self._known: collections.OrderedDict[Identity, None] | None = None
+        self._waiting: dict[Identity, Outgoing] = {}
         self._waiting_bytes = 0
+        self._told_at = -TELL_S
+        self._untold: collections.Counter[str] = collections.Counter()
+        self._first_untold: dict[str, str] = {}
 
     def put(self, message: Message, reason: str, detail: str) -> None:
         """Keep a message's bytes and why it is dead, until `flush`."""
@@ -111,9 +120,13 @@ class DeadLetters:
             headers[CUT_FROM] = "0"  # nothing of it can be kept
         if self._max_bytes < self._most_bytes and self._clock() - self._refused_at >= TRY_AGAIN_S:
             self._max_bytes = self._most_bytes
-        letter = _cut(Outgoing(DEAD, 0, headers, message.value), self._max_bytes)
-        self._waiting.append(letter)
-        self._waiting_bytes += _size(letter)
+        letter = Outgoing(DEAD, 0, headers, message.value)
+        size = _size(letter)
+        if size > self._max_bytes or size - len(message.value) > min(MAX_HEADER_BYTES, self._max_bytes // 3):
+            letter = _cut(letter, self._max_bytes)
+            size = _size(letter)
+        self._waiting[_identity_of(headers)] = letter
+        self._waiting_bytes += size
 
     def make_room(self) -> None:
         """Write what waits where it is much; raises as `flush`. Called before more is taken in."""
@@ -126,12 +139,15 @@ class DeadLetters:
         Raises:
             UnavailableError: the stream takes nothing; what didn't arrive waits on.
         """
+        self._tell()
         if not self._waiting:
             return
         if self._known is None:
-            self._known = collections.OrderedDict((letter.identity, None) for letter in self._ask_known())
-        new = {_identity_of(one.headers): one for one in self._waiting}
-        letters = [one for identity, one in new.items() if identity not in self._known]
+            try:
+                self._known = collections.OrderedDict((letter.identity, None) for letter in self._ask_known())
+            except ConfigurationError as error:  # of a client that is made for it
+                raise away(error) from None
+        letters = {identity: one for identity, one in self._waiting.items() if identity not in self._known}
         while letters:
             letters = self._write(letters)
         while len(self._known) > MAX_KNOWN:
@@ -139,37 +155,44 @@ class DeadLetters:
         self._waiting.clear()
         self._waiting_bytes = 0
 
-    def _write(self, letters: list[Outgoing]) -> list[Outgoing]:
+    def _write(self, letters: dict[Identity, Outgoing]) -> dict[Identity, Outgoing]:
         """Write letters and note those that arrived; returns what is left to write where one was too large: that and the rest, cut."""
         try:
-            self._writer.write(letters)
+            self._writer.write(list(letters.values()))
         except NotWritten as error:
-            rest = {_identity_of(one.headers) for one in error.rest}
-            self._arrived([one for one in letters if _identity_of(one.headers) not in rest])
+            rest = {_identity_of(one.headers): one for one in error.rest}
+            self._arrived({identity: one for identity, one in letters.items() if identity not in rest})
             size = _size(error.rest[0])
             if not error.too_large or _size(_cut(error.rest[0], size // 2)) >= size:
                 raise
             self._max_bytes, self._refused_at = size // 2, self._clock()
             log = structlog.get_logger()
             log.error("the dead topic takes no letter so large, it is cut", num_bytes=size, fix=error.fix)
-            return [_cut(one, self._max_bytes) for one in error.rest]
+            return {identity: _cut(one, self._max_bytes) for identity, one in rest.items()}
         self._arrived(letters)
-        return []
+        return {}
 
-    def _arrived(self, letters: list[Outgoing]) -> None:
+    def _arrived(self, letters: dict[Identity, Outgoing]) -> None:
         assert self._known is not None
-        self._known.update((_identity_of(one.headers), None) for one in letters)
+        self._known.update(dict.fromkeys(letters))
         if letters:
-            self._tell(letters)
+            first = next(iter(letters.values())).headers
+            self._first_untold = self._first_untold or {name: first[name] for name in (KIND, PARTITION, OFFSET, DETAIL)}
+            self._untold.update(one.headers[REASON] for one in letters.values())
+            self._tell()
 
-    def _tell(self, letters: list[Outgoing]) -> None:
-        """Log what was written: one line, however many there are."""
-        reasons = collections.Counter(one.headers[REASON] for one in letters)
-        first = {name: letters[0].headers[name] for name in (KIND, PARTITION, OFFSET, DETAIL)}
-        structlog.get_logger().error("dead letters", num=len(letters), reasons=dict(reasons), first=first)
+    def _tell(self, *, now: bool = False) -> None:
+        """Log what was written: one line, however many there are, and none soon after the last."""
+        if self._untold and (now or self._clock() - self._told_at >= TELL_S):
+            reasons, first = dict(self._untold), self._first_untold
+            structlog.get_logger().error("dead letters", num=self._untold.total(), reasons=reasons, first=first)
+            self._told_at = self._clock()
+            self._untold.clear()
+            self._first_untold = {}
 
     def close(self) -> None:
         """Let go of the stream; letters that wait are read again from the last checkpoint."""
+        self._tell(now=True)
         self._writer.close()
 
 
@@ -184,7 +207,7 @@ def read_letters(consumer: Consumer, newest: int | None = None) -> Iterator[Lett
     end, silent_since = start + waiting, time.monotonic()
     if newest is not None and waiting > newest:
         consumer.seek({position: end - newest})
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Identity] = set()
     while consumer.positions()[position] < end and time.monotonic() - silent_since < SILENT_S:
         messages = consumer.poll(1000)
         for message in messages:
@@ -246,19 +269,17 @@ def _cut(letter: Outgoing, max_bytes: int) -> Outgoing:
 
 def _size(letter: Outgoing) -> int:
     """Return at least how many bytes a stream needs for a letter."""
-    return FRAMING_BYTES + len(letter.value) + sum(_header_size(*header) for header in letter.headers.items())
+    text = "".join([*letter.headers, *letter.headers.values()])
+    num_bytes = len(text) if text.isascii() else len(text.encode(errors="replace"))
+    return FRAMING_BYTES + len(letter.value) + HEADER_FRAMING_BYTES * len(letter.headers) + num_bytes
 
 
 def _header_size(name: str, text: str) -> int:
     return HEADER_FRAMING_BYTES + len(name.encode(errors="replace")) + len(text.encode(errors="replace"))
 
 
-def _identity_of(headers: Mapping[str, str]) -> tuple[str, ...]:
-    return _identity(headers[KIND], headers[PARTITION], headers[OFFSET], headers[DIGEST])
-
-
-def _identity(*parts: object) -> tuple[str, ...]:
-    return tuple(map(str, parts))
+def _identity_of(headers: Mapping[str, str]) -> Identity:
+    return headers[KIND], headers[PARTITION], headers[OFFSET], headers[DIGEST]
 
 
 def _number(text: object) -> int:

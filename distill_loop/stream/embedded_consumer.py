@@ -1,19 +1,17 @@
 """The embedded stream's reader.
 
 Decides only the order in which partitions are read (each from its own position, taking turns). A message that retention removed
-before it was read shows as a gap and is counted; a file that somebody replaced is read from its start. One thread.
+before it was read shows as a gap and is counted; a file that somebody replaced is read from its start, an older copy of the same one from where it may hold
+what is new. One thread.
 """
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
-import structlog
-
-from distill_loop.stream.consumer import REPLACED, Gap, Message, Position, Replaced
+from distill_loop.stream.consumer import Gap, Message, Position, Replaced, first_new_unix_ns
 from protos.embedded_stream import connect, identity_of
 from protos.errors import UnavailableError
 from protos.topics import PAIRS, PREFIX, topic
@@ -39,6 +37,7 @@ class EmbeddedConsumer:
         self._gaps: list[Gap] = []
         self._replaced: list[Replaced] = []
         self._stream = ""
+        self._times: dict[Position, int] = {}
 
     def positions(self) -> dict[Position, int]:
         """Return the next offset of each partition."""
@@ -48,12 +47,22 @@ class EmbeddedConsumer:
         """Return the identity of the file that positions are of, for each kind the same; empty before it was read."""
         return dict.fromkeys(self._names, self._stream)
 
-    def seek(self, positions: dict[Position, int], streams: Mapping[str, str] | None = None) -> None:
-        """Read on from these offsets, if the file is the one that they are of; partitions that are not named start at 0."""
+    def times(self) -> dict[Position, int]:
+        """Return when the file took the message before each position, as far as that is known."""
+        return dict(self._times)
+
+    def seek(
+        self,
+        positions: dict[Position, int],
+        streams: Mapping[str, str] | None = None,
+        times: Mapping[Position, int] | None = None,
+    ) -> None:
+        """Read on from these offsets, if the file is the one that they are of; partitions that are not named stay where they are, at 0 in the beginning."""
         self._stream = next(filter(None, (streams or {}).values()), "")
-        self._positions.update(
-            {position: offset for position, offset in positions.items() if position in self._positions}
-        )
+        for position, offset in positions.items():
+            if position in self._positions:
+                self._positions[position] = offset
+                self._times[position] = (times or {}).get(position, 0)
 
     def poll(self, max_messages: int) -> list[Message]:
         """Return the next messages, at most `max_messages` of each partition; `advance` moves past one of them.
@@ -64,7 +73,7 @@ class EmbeddedConsumer:
         messages = []
         with self._reading() as connection:
             ends = self._ends(connection)
-            self._begin_again_where_replaced(identity_of(connection), ends)
+            self._find_again(connection, identity_of(connection), ends)
             for (kind, partition), offset in self._positions.items():
                 rows = connection.execute(
                     # A text that is no UTF-8 would raise; as bytes it is a message like others.
@@ -89,6 +98,7 @@ class EmbeddedConsumer:
         if message.offset > self._positions[position]:
             self._gaps.append(Gap(*position, self._positions[position], message.offset, self._stream))
         self._positions[position] = message.end
+        self._times[position] = message.time_unix_ns
 
     def take_gaps(self) -> list[Gap]:
         """Return the gaps that were found since the last call, oldest first."""
@@ -131,17 +141,29 @@ class EmbeddedConsumer:
         ends = {(name, partition): offset for name, partition, offset in rows}
         return {(kind, partition): ends.get((self._names[kind], partition), 0) for kind, partition in self._positions}
 
-    def _begin_again_where_replaced(self, found: str, ends: dict[Position, int]) -> None:
-        """Read another file than the one that our positions are of from its start: it says who it is, or, as offsets are never given twice, it ends
-        before our position."""
+    def _find_again(self, connection: sqlite3.Connection, found: str, ends: dict[Position, int]) -> None:
+        """Go to the start of another file than the one that our positions are of: it says who it is, or, where we don't know ours, it ends before our position.
+        The same one that does was put back from an older copy, and may have grown since."""
         before, self._stream = self._stream, found
-        is_other = bool(before) and found != before
-        for (kind, partition), offset in self._positions.items():
-            if offset > ends[kind, partition] or (offset and is_other):
-                replaced = Replaced(kind, partition, offset, before, found)
-                self._replaced.append(replaced)
-                structlog.get_logger().error(REPLACED, **dataclasses.asdict(replaced))
-                self._positions[kind, partition] = 0
+        for position, offset in self._positions.items():
+            if offset and before and found != before:
+                self._go_on(Replaced(*position, offset, before, found))
+            elif offset > ends[position] and not before:
+                self._go_on(Replaced(*position, offset, "", found))
+            elif offset > ends[position]:
+                row = connection.execute(
+                    "SELECT min(offset) FROM message WHERE topic = ? AND partition = ? AND time_unix_ns >= ?",
+                    (self._names[position[0]], position[1], first_new_unix_ns(self._times.get(position, 0))),
+                ).fetchone()
+                read_from = ends[position] if row[0] is None else row[0]
+                self._go_on(Replaced(*position, offset, found, found, ends[position], read_from))
+
+    def _go_on(self, replaced: Replaced) -> None:
+        replaced.log()
+        self._replaced.append(replaced)
+        self._positions[replaced.kind, replaced.partition] = replaced.read_from
+        if replaced.end is None:
+            self._times.pop((replaced.kind, replaced.partition), None)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

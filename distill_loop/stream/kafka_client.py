@@ -5,13 +5,16 @@ to itself: topics' identities, and where it fetches next. `kafka_consumer` calls
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import kafka
 import kafka.errors
 
+from distill_loop.stream.consumer import Message, Position
 from distill_loop.stream.kafka_batches import tell_unreadable
-from registry.kafka_options import CONNECT_TIMEOUT_S, Attempt, options
+from protos.errors import UnavailableError
+from registry.kafka_options import CONNECT_TIMEOUT_S, CREATE_FIX, Attempt, check_partitions, options
 from registry.sections import KafkaSection
 
 #: Bytes that one answer of a broker brings, in all and of one partition.
@@ -54,6 +57,30 @@ def connect(settings: KafkaSection, client_id: str) -> Any:
             raise attempt.failed() from None
     tell_unreadable(client)
     return client
+
+
+def check_topics(client: Any, settings: KafkaSection, partitions: Mapping[str, int]) -> None:
+    """Compare the brokers' topics with what is wanted, numbers of partitions by name; raises UnavailableError, or one of `LOST`."""
+    found = {name: len(client.partitions_for_topic(name)) for name in client.topics() & set(partitions)}
+    missing = [name for name in partitions if name not in found]
+    if missing and settings.security != "plaintext":  # brokers don't show what we have no right to
+        raise UnavailableError(
+            f"Kafka at {settings.bootstrap} shows this user no topic {', '.join(missing)}",
+            fix=f"{CREATE_FIX}, or have its operator grant the rights Describe and Read",
+        )
+    check_partitions(partitions, found)
+
+
+def message_of(position: Position, record: Any) -> Message:
+    """Return what a client brought."""
+    headers = {name: (text or b"").decode(errors="replace") for name, text in record.headers}
+    return Message(*position, record.offset, headers, bytes(record.value or b""), max(0, record.timestamp) * 1_000_000)
+
+
+def first_since(client: Any, place: kafka.TopicPartition, since_unix_ns: int, timeout_s: float) -> int | None:
+    """Return the first offset of what brokers took since then, None where they have nothing; raises one of `LOST`."""
+    found = client.offsets_for_times({place: since_unix_ns // 1_000_000}, timeout_ms=int(timeout_s * 1000)).get(place)
+    return None if found is None else int(found.offset)
 
 
 def put_away(client: Any) -> None:

@@ -92,7 +92,7 @@ def describe_line(line: Line) -> str:
     if line.kind == "bootstrap":
         return f"[bold]first version[/] {version}, trained on {evidence.get('pairs')} teacher answers"
     if line.kind == "gap" and evidence.get("end") is None:
-        return f"[bold yellow]gap[/]: the stream of {evidence.get('topic')} was replaced"
+        return f"[bold yellow]gap[/]: the stream of {evidence.get('topic')} was {'cut off' if 'cut_off_at' in evidence else 'replaced'}"
     if line.kind == "gap":
         return f"[bold yellow]gap[/]: {evidence.get('messages')} messages of {evidence.get('topic')} were removed before they were read"
     if "log_e" not in evidence and line.kind != "promote":

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from everstill.config import EverstillSettings
 from everstill.doctor.check import Check, fail, ok, warn
 from protos.errors import UnavailableError
+from serving.config import JOURNAL_FILE_BYTES
 
 PACKAGE = "everstill"
 LEAST_PYTHON = (3, 11)
@@ -131,10 +132,13 @@ def hand_over(models: Iterable[EverstillSettings]) -> Iterator[Check]:
         capture = there[0].capture
         start, most = 0, 0
         for settings in there:
-            taken = _taken_bytes(settings.capture.dir / settings.model.name)
-            first = settings.capture.room_bytes(settings.gateway.workers)
-            start += max(0, first - taken)
-            most += max(0, first + settings.capture.spool_bytes - taken)
+            folder, bounds = settings.capture.dir / settings.model.name, settings.capture
+            first = _lacking(folder, "journal-*", 2 * JOURNAL_FILE_BYTES)
+            first += sum(
+                _lacking(folder, f"ring-{one}.mmap", bounds.ring_bytes) for one in range(settings.gateway.workers)
+            )
+            start += first
+            most += first + _lacking(folder, "spool-*/*", bounds.spool_bytes)
         free = shutil.disk_usage(nearest(capture.dir)).free
         about, found = f"room for {capture.dir}", f"{_gib(most)} may still be taken, {_gib(free)} free"
         if free < start:
@@ -147,13 +151,13 @@ def hand_over(models: Iterable[EverstillSettings]) -> Iterator[Check]:
             yield ok(about, found)
 
 
-def _taken_bytes(folder: pathlib.Path) -> int:
-    """Return the bytes of disk that a folder's files have; of one that goes meanwhile, none."""
+def _lacking(folder: pathlib.Path, pattern: str, wanted: int) -> int:
+    """Return the bytes of disk that a folder's files of a pattern will have beyond what they have; one that goes meanwhile has none."""
     taken = 0
-    for path in folder.rglob("*"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             taken += path.stat().st_blocks * 512
-    return taken
+    return max(0, wanted - taken)
 
 
 def _gib(num_bytes: int) -> str:

@@ -22,6 +22,9 @@ VERDICTS = {
 def describe(line: Line) -> str:
     """Return a ledger line as a sentence with its evidence."""
     evidence, version = line.evidence, version_of(line.digest)
+    if line.kind == "gap" and "cut_off_at" in evidence:
+        place = f"{evidence.get('topic')}/{evidence.get('partition')}"
+        return f"gap: {place}, cut off at offset {evidence['cut_off_at']} of {evidence.get('first')}"
     if line.kind == "gap" and "replaced_by" in evidence:
         return f"gap: {evidence.get('topic')}/{evidence.get('partition')}, replaced at offset {evidence.get('first')}"
     if line.kind == "gap":

@@ -17,7 +17,7 @@ from benchmarks.chaos.rig import Plan, Rig, rig
 from benchmarks.harness import ROOT
 from tests.support.kafka import need_kafka
 
-PLAN = Plan(rate=100.0, kafka={"acknowledge_timeout_s": 2.0})
+PLAN = Plan(rate=100.0, trial=True, kafka={"acknowledge_timeout_s": 2.0})
 SPOOL_BYTES = 2 * 2**20
 pytestmark = pytest.mark.timeout(180)
 

@@ -127,10 +127,10 @@ def test_a_loop_that_dies_while_a_file_becomes_the_first_version_goes_on(
     writer.pairs([make_pair(number) for number in range(8)])
     backend = MemoryStore()
     with pytest.raises(Killed):
-        start(tmp_path, FaultyStore(backend, Fault(pattern, nth, when, "killed")))._loop.start()
+        start(tmp_path, FaultyStore(backend, Fault(pattern, nth, when, "killed"))).loop.start()
 
     store = FaultyStore(backend)
-    again = start(tmp_path, store)._loop
+    again = start(tmp_path, store).loop
     again.start()
     again.turn()
     again.stop()

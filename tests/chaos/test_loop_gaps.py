@@ -78,11 +78,11 @@ def test_another_stream_that_has_grown_past_the_checkpoint_is_read_and_told_of_a
         stream.publish(4 + first // 10)
         stream.remove_before(2)
         if first and pattern is not None:
-            killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed")))._loop
+            killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed"))).loop
             with pytest.raises(Killed):
                 read_once(killed)
         process = start(tmp_path, ObjectStore(backend))
-        read_once(process._loop)
+        read_once(process.loop)
         num_read.append(process.progress.read)
         identities.append(process._consumer.streams()[PAIRS])
         stream.close()
@@ -99,18 +99,18 @@ def test_another_stream_that_has_grown_past_the_checkpoint_is_read_and_told_of_a
 def test_a_gap_is_in_the_ledger_once_with_its_offsets(pattern: str | None, tmp_path: pathlib.Path) -> None:
     stream, backend = Stream(tmp_path), MemoryStore()
     stream.publish(10)
-    loop = start(tmp_path, ObjectStore(backend))._loop
+    loop = start(tmp_path, ObjectStore(backend)).loop
     read_once(loop)
     stream.publish(10)
     stream.remove_before(14)
 
     if pattern is not None:
-        killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed")))._loop
+        killed = start(tmp_path, FaultyStore(backend, Fault(pattern, 1, "after", "killed"))).loop
         with pytest.raises(Killed):
             read_once(killed)
         stream.remove_before(16)  # while it is down again
     process = start(tmp_path, ObjectStore(backend))
-    read_once(process._loop)
+    read_once(process.loop)
     stream.close()
 
     longer = [(14, 16)] if pattern in ("ledger/", "/checkpoints/") else []  # the first line says what was known then
@@ -125,13 +125,13 @@ def test_a_registry_that_is_away_is_told_of_the_gap_later(tmp_path: pathlib.Path
     stream.publish(5)
     stream.remove_before(3)
     process = start(tmp_path, FaultyStore(backend, Fault("ledger/", 1, "before", "unavailable")))
-    process._loop.start()
+    process.loop.start()
     with pytest.raises(UnavailableError, match="a fault of this test"):
-        process._loop.turn()
+        process.loop.turn()
 
-    process._loop.go_on()
-    process._loop.turn()
-    process._loop.stop()
+    process.loop.go_on()
+    process.loop.turn()
+    process.loop.stop()
     stream.close()
 
     assert offsets_of(gaps_of(ObjectStore(backend))) == [(0, 3)]
@@ -140,7 +140,7 @@ def test_a_registry_that_is_away_is_told_of_the_gap_later(tmp_path: pathlib.Path
 def has_read(process: LoopProcess, num_pairs: int) -> bool:
     """Go round once more; whether so many pairs were read."""
     with contextlib.suppress(UnavailableError):  # it still connects
-        process._loop.turn()
+        process.loop.turn()
     return process.progress.read >= num_pairs
 
 
@@ -153,9 +153,9 @@ def test_a_gap_on_kafka_is_in_the_ledger_too(kafka_bootstrap: str, tmp_path: pat
     def read_until(num_pairs: int) -> None:
         process = start(tmp_path, ObjectStore(backend))
         with contextlib.closing(process._consumer):
-            process._loop.start()
+            process.loop.start()
             wait_for(lambda: has_read(process, num_pairs), deadline_s=60, what="pairs")
-            process._loop.stop()
+            process.loop.stop()
 
     loop.writer.pairs([make_pair(number) for number in range(10)])
     read_until(10)

@@ -26,7 +26,7 @@ def read_report(text: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(240)
 def test_a_short_demo_ends_by_itself_and_its_report_adds_up(tmp_path: pathlib.Path) -> None:
-    ended = run(tmp_path, "demo", "--json", "--requests", "600", "--requests-per-s", "30", timeout_s=220)
+    ended = run(tmp_path, "demo", "--json", "--requests", "600", "--requests-per-s", "60", timeout_s=220)
 
     assert ended.returncode == 0, ended.stderr
     report = read_report(ended.stdout)

@@ -95,6 +95,7 @@ def test_what_others_wrote_does_nothing_to_a_terminal(stream: EitherStream, caps
     dead = DeadLetters(open_writer(stream.settings, MODEL), list)
     dead.put(Message(PAIRS, 0, 0, {}, b"x"), "undecodable", "\x1b[2Jgone")
     dead.flush()
+    dead.close()
 
     assert run(stream, "list") == 0
     assert run(stream, "show", "0") == 0

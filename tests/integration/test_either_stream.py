@@ -165,6 +165,12 @@ def test_a_stream_that_was_replaced_is_read_from_its_start(stream: EitherStream)
     consumer.seek({(PAIRS, 0): 9})  # beyond what was ever there
     assert [one.value for one in read(consumer, 5)] == anew
     assert [(one.offset, one.successor) for one in consumer.take_replaced()] == [(9, consumer.streams()[PAIRS])]
+    consumer.seek(
+        {(PAIRS, 0): 9}, consumer.streams(), consumer.times()
+    )  # of the same one, of which brokers lost the end
+    assert [one.value for one in read(consumer, 5)] == anew
+    stream_id = consumer.streams()[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 9, stream_id, stream_id, 5, 0)]
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00\xff" * 40_000, b'{"not": "ours"}'])

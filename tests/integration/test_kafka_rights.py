@@ -132,6 +132,9 @@ def test_who_has_no_right_is_told_which_and_goes_on_once_it_is_granted(
         with pytest.raises(UnavailableError, match=r"shows this user no topic rights\.filetypes\.pairs"):
             consumer.poll(10)
 
+        grant(cluster, "DESCRIBE")
+        wait_for(lambda: "which needs the right Read. " in reason(consumer), what="the right that is missing")
+        assert consumer.lag() == 0
         grant(cluster, *ENOUGH)
 
         wait_for(lambda: is_taken(publisher), what="the right to write")
@@ -145,6 +148,14 @@ def is_taken(publisher: Publisher) -> bool:
     except StreamUnavailable:
         return False
     return True
+
+
+def reason(consumer: Consumer) -> str:
+    try:
+        consumer.poll(10)
+    except UnavailableError as error:
+        return str(error)
+    return ""
 
 
 def read(consumer: Consumer) -> list[Read]:

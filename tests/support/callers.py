@@ -244,4 +244,4 @@ def callers(
         yield Callers(server, address, slot, channel, captured, room)
     finally:
         channel.close()
-        server.stop(1.0)
+        server.stop(0.0)  # nobody is inside any more

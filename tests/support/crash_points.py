@@ -24,6 +24,7 @@ from registry.store import ObjectStore
 from tests.support.faults import Fault, FaultyStore, Killed
 from tests.support.loops import CONFIG, MODEL
 from tests.support.publishing import StreamWriter, make_pair, make_trial_rows
+from tests.support.tracing import TracedOnce
 
 MAX_TURNS = 500
 #: Turns after the last decision, so that a loop that was restarted in it reads what is left.
@@ -84,7 +85,9 @@ class Script(Stopping):
 def start(folder: pathlib.Path, store: ObjectStore) -> LoopProcess:
     """Return a new loop process, as a restart would: it knows only what was written."""
     settings = load(folder / "everstill.toml", LoopSettings)
-    return LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "a loop of this test", 0.0))
+    process = LoopProcess(settings, store, Lease.acquire(store, MODEL, "loop", "a loop of this test", 0.0))
+    process._office._exporter = TracedOnce(settings.model, text_bytes=settings.learner.text_bytes)
+    return process
 
 
 def run_with(

@@ -17,6 +17,7 @@ from distill_loop.trials import Trials
 from registry.bundle import version_of
 from registry.store import ObjectStore, open_store
 from tests.support.tasks import NUM_CLASSES, Task
+from tests.support.tracing import TracedOnce
 
 GENEROUS = {"bootstrap_pairs": 24, "bootstrap_steps": 64, "cut_every_pairs": 16, "max_latency_ms": 60_000.0}
 
@@ -49,6 +50,7 @@ class DeskUnderTest:
             actor="a test",
             text_bytes=section.text_bytes,
         )
+        self.office._exporter = TracedOnce(task.model, text_bytes=section.text_bytes)
         self.slices = SliceShares()
         self.teacher_away = False
         self.trials = Trials(

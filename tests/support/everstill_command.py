@@ -27,6 +27,8 @@ def run(
     variables = environment()
     if largest_file_bytes is not None:  # a measured child couldn't write its coverage either, and would say so
         variables = {name: value for name, value in variables.items() if not name.startswith("COVERAGE_")}
+        # Python 3.11 would keep a compiled module that was cut off there, and every later process would fail on it.
+        variables["PYTHONDONTWRITEBYTECODE"] = "1"
 
     def limit() -> None:
         if largest_file_bytes is not None:

@@ -44,6 +44,7 @@ class Cluster:
     def start(self) -> None:
         """Start the brokers that don't run, on the data that they have, and wait until all answer."""
         environment = {**os.environ}
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.extra:
             extra = self.folder / "extra.properties"
             extra.write_text(self.extra)
@@ -84,8 +85,8 @@ class Cluster:
             os.kill(self.pid(broker), signal.SIGCONT)
 
     def stop(self) -> None:
-        """End every broker."""
-        subprocess.run([INFRA / "stop.sh", self.folder], env={**os.environ, "GRACE": "10"}, check=True, timeout=120)
+        """End every broker, at once: nobody comes back to their data, and without a majority they would not end by themselves."""
+        subprocess.run([INFRA / "stop.sh", self.folder], env={**os.environ, "GRACE": "0"}, check=True, timeout=120)
 
     def _wait_until_gone(self, broker: int) -> None:
         proc = pathlib.Path(f"/proc/{self.pid(broker)}")

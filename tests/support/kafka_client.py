@@ -13,7 +13,8 @@ from distill_loop.stream.kafka_batches import Damaged
 
 
 class FakeBroker:
-    """Topics of one partition each, by name: identity and values. `deaf`: names of which clients bring nothing; `damaged`: offsets that can't be read."""
+    """Topics of one partition each, by name: identity and values. `deaf`: names of which clients bring nothing; `damaged`: offsets that can't be read;
+    `forbidden`: names that we may look at, and not read; `begins`: first offsets, 0 where none is said; `times_ms`: when the first messages were taken, 1 where none is said."""
 
     def __init__(self, *names: str) -> None:
         self.values: dict[str, list[bytes]] = {name: [] for name in names}
@@ -21,11 +22,18 @@ class FakeBroker:
         self.deaf: set[str] = set()
         self.damaged: set[int] = set()
         self.leaderless: set[str] = set()
+        self.forbidden: set[str] = set()
+        self.begins: dict[str, int] = {}
+        self.times_ms: dict[str, list[int]] = {}
         self.num_clients = 0
 
     def make_anew(self, name: str, values: list[bytes]) -> None:
         """Delete a topic and make one of the same name."""
         self.identities[name], self.values[name] = uuid.uuid4(), values
+
+    def time_ms(self, name: str, offset: int) -> int:
+        """Return when a message was taken."""
+        return self.times_ms[name][offset] if name in self.times_ms else 1
 
     def connect(self, *_: object) -> "FakeClient":
         """Return a client."""
@@ -71,7 +79,9 @@ class FakeClient:
         found = {}
         for place, offset in self._positions.items():
             values = self._broker.values[place.topic]
-            if offset > len(values):
+            if place.topic in self._broker.forbidden:
+                raise kafka.errors.TopicAuthorizationFailedError({place.topic})
+            if not self._broker.begins.get(place.topic, 0) <= offset <= len(values):
                 raise kafka.errors.OffsetOutOfRangeError({place: offset})
             if offset in self._broker.damaged:
                 raise Damaged(place, offset, "CorruptRecordError")
@@ -79,15 +89,26 @@ class FakeClient:
                 continue
             taken = values[offset : offset + min(2, max_records)]
             found[place] = [
-                SimpleNamespace(value=value, headers=[], timestamp=1, offset=offset + number)
-                for number, value in enumerate(taken)
+                SimpleNamespace(
+                    value=value, headers=[], timestamp=self._broker.time_ms(place.topic, number), offset=number
+                )
+                for number, value in enumerate(taken, offset)
             ]
             self._positions[place] = offset + len(taken)
         return found
 
     def beginning_offsets(self, places: Sequence[kafka.TopicPartition], timeout_ms: int) -> dict[Any, int]:
         """Return where the logs begin."""
-        return dict.fromkeys(places, 0)
+        return {place: self._broker.begins.get(place.topic, 0) for place in places}
+
+    def offsets_for_times(self, times_ms: dict[kafka.TopicPartition, int], timeout_ms: int) -> dict[Any, Any]:
+        """Return the first messages that were taken since."""
+        return {place: self._first_since(place.topic, time_ms) for place, time_ms in times_ms.items()}
+
+    def _first_since(self, name: str, time_ms: int) -> SimpleNamespace | None:
+        offsets = range(self._broker.begins.get(name, 0), len(self._broker.values[name]))
+        found = (offset for offset in offsets if self._broker.time_ms(name, offset) >= time_ms)
+        return next((SimpleNamespace(offset=offset) for offset in found), None)
 
     def end_offsets(self, places: Sequence[kafka.TopicPartition], timeout_ms: int) -> dict[Any, int]:
         """Return where they end; as kafka-python does, with a KeyError where nobody leads."""

@@ -19,7 +19,7 @@ from serving.shadow.asking import Asking
 from serving.shadow.budget import Budget
 from serving.shadow.journal import Journal
 from serving.shadow.judging import Judging
-from serving.shadow.message import Message, StreamUnavailable
+from serving.shadow.message import Message, Publisher, StreamUnavailable
 from serving.shadow.mirror import Identity, Mirror
 from serving.shadow.placing import Placing
 from serving.shadow.reports import reports_of
@@ -98,9 +98,13 @@ class FakeTeacher:
 
     `shut` is an open breaker: no call is made. `away` and `refuses` make it fail; `failures` makes each ask fail that many attempts first; `too_wide` is a width that it
     never answers in time.
+
+    Args:
+        num_classes: that it knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        self._num_classes = num_classes
         self.shut = False
         self.away = False
         self.refuses = False
@@ -123,7 +127,7 @@ class FakeTeacher:
             if self.away or rows.shape[1] == self.too_wide:
                 raise AwayError(attempts)
             if attempts > self.failures:
-                return FakeAnswer(np.eye(NUM_CLASSES, dtype=np.float32)[[2] * len(rows)], attempts)
+                return FakeAnswer(np.eye(self._num_classes, dtype=np.float32)[[2] * len(rows)], attempts)
         raise AwayError(attempts)
 
 
@@ -256,8 +260,9 @@ class Shadow:
         self.journal: FusedJournal | None = None
         self.restart()
 
-    def restart(self, *, at_rest: AtRest | None = None, **budget: float) -> None:
-        """Start a mirror on what the last one left, with the default budget or this one, and other keys if any. Time stands still for the budget."""
+    def restart(self, *, at_rest: AtRest | None = None, publisher: Publisher | None = None, **budget: float) -> None:
+        """Start a mirror on what the last one left, with the default budget or this one, other keys if any, and another stream than the fake one if
+        any. Time stands still for the budget."""
         self._at_rest = at_rest or self._at_rest
         if self.journal is not None:
             self.journal.close()
@@ -275,7 +280,7 @@ class Shadow:
             "m",
             self.ring,
             self.journal,
-            self.stream,
+            publisher or self.stream,
             self._open_spool,
             max_message_bytes=self._identity.max_message_bytes,
         )

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import harness, stream
+from benchmarks import flood, harness, stream
 from benchmarks.harness import Check, Options, Result
 from benchmarks.load import RECORD, Records, latencies_ms
 from benchmarks.versions import went_back, wrong_answers
@@ -120,3 +120,39 @@ def test_the_streams_ratios_tell_like_from_unlike() -> None:
         "ratio_to_bare_with_crc32c_tuned": 1.5,
     }
     assert (check.name, check.holds) == ("ratio_to_bare", True)
+
+
+def test_a_flood_is_judged_by_its_rate_the_delay_beside_it_and_whether_it_was_one() -> None:
+    rounds = [{"ratio": ratio, "good_per_s": 1.0} for ratio in (0.9, 1.1, 1.2)]
+    calm, beside = ({"delay_p99_ms": delay, "sent_per_s": sent} for delay, sent in ((10.0, 200.0), (3000.0, 4680.0)))
+
+    figures, checks = flood.judged("flood_kafka", rounds, calm, beside)
+
+    assert figures["flood_kafka_ratio"]["median"] == 1.1
+    assert [(check.name, check.value, check.holds) for check in checks] == [
+        ("flood_kafka_ratio", 1.1, True),
+        ("flood_kafka_delay_p99_ms", 3000.0, False),
+        ("flood_kafka_sent_part", 0.9, False),
+    ]
+
+
+def test_readme_says_of_faults_what_the_committed_results_say() -> None:
+    cases = {
+        path.stem: json.loads(path.read_text()) for path in (harness.ROOT / "benchmarks/results/chaos").glob("*.json")
+    }
+    outage = cases.pop("broker_dead")
+    requests = sum(case["figures"]["requests"] for case in cases.values())
+    ratios = [
+        check["value"]
+        for case in cases.values()
+        for check in case["checks"]
+        if check["name"] == "p99_ratio_during_the_fault"
+    ]
+    shown = (harness.ROOT / "README.md").read_text()
+
+    assert not [
+        name for name, case in cases.items() if case["quick"] or not all(one["holds"] for one in case["checks"])
+    ]
+    assert f"0 failed of {requests:,} requests; every sampled row accounted for" in shown
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} of the steady p99".lstrip("0") in shown
+    assert f"0 failed of {outage['figures']['requests']:,} requests" in shown

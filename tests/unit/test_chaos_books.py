@@ -5,10 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.chaos import labels, trials
 from benchmarks.chaos.books import Books, Shadow, shadow_of
 from benchmarks.chaos.callers import RECORD, Records
 from benchmarks.chaos.cases import latencies, rates_per_s
+from benchmarks.chaos.labels import LabelBooks
+from benchmarks.chaos.trials import TrialBooks, TrialRow
 from protos import records_pb2 as records
+from protos.tensors import to_record
 
 IDS = [f"{number:032x}" for number in range(6)]
 
@@ -19,6 +23,30 @@ def calls(codes: list[str]) -> Records:
     return made
 
 
+#: Five labels: one row's was lost, one's lies twice on the topic, one is of a row that the loop hasn't got.
+GOOD_LABELS = LabelBooks(
+    sent=calls(["OK"] * 5),
+    on_topic={IDS[0]: 2, IDS[1]: 1, IDS[2]: 1, IDS[4]: 1},
+    kept=frozenset(IDS[:4]),
+    counted={"joined": 2, "no_estimate": 1, "repeated": 1, "late": 0, "unmatched": 0, "unusable": 0, "waiting": 1},
+    lost=1,
+)
+#: Five rows: the first is from before, the second and the third are a win and one that comes twice, and two records of one input.
+GOOD_TRIAL = TrialBooks(
+    opened_unix_ns=10,
+    on_topic=[
+        TrialRow(IDS[5], b"z", 10, agree=False),
+        TrialRow(IDS[0], b"a", 11, agree=False),
+        TrialRow(IDS[1], b"b", 12, agree=True),
+        TrialRow(IDS[0], b"a", 11, agree=False),
+        TrialRow(IDS[2], b"c", 13, agree=False),
+        TrialRow(IDS[3], b"b", 14, agree=False),
+    ],
+    answers={IDS[0]: trials.WIN, IDS[3]: trials.LOSS},
+    counted={IDS[0]: "win", IDS[1]: "agree", IDS[2]: "pending"},
+    told=(1, 1, 3),
+    rows_read=6,
+)
 #: Six rows sampled; one is missing, one was dropped, one lies twice on the topic; three were learned and one held out.
 GOOD = Books(
     calls=calls(["OK"] * 6),
@@ -28,6 +56,8 @@ GOOD = Books(
     learned=frozenset(IDS[:3]),
     held_out=frozenset(IDS[3:4]),
     counted={"learned": 3, "held_out": 1, "repeats": 1, "dead": 0, "refused": 0, "gaps": 0, "taken": 5, "open": 0},
+    labels=GOOD_LABELS,
+    trial=GOOD_TRIAL,
 )
 
 
@@ -50,6 +80,19 @@ def test_good_books_close() -> None:
         ({"learned": frozenset(IDS[:2])}, "pairs_on_topic_that_were_not_learned"),
         ({"learned": frozenset([*IDS[:3], IDS[5]])}, "pairs_learned_that_are_not_on_topic"),
         ({"held_out": frozenset(IDS[2:3])}, "pairs_learned_twice"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, sent=calls(["OK"] * 5 + ["RESOURCE_EXHAUSTED"]))}, "failed_feedback"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, lost=0)}, "labels_accepted_that_nobody_accounts_for"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, sent=calls(["OK"] * 4))}, "labels_on_topic_that_nobody_sent"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, counted={**GOOD_LABELS.counted, "waiting": 0})}, "labels_on_topic_less_counted_by_the_loop"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, removed=1)}, "label_messages_removed"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, kept=frozenset(IDS))}, "labels_joined_less_computed"),
+        ({"labels": dataclasses.replace(GOOD_LABELS, counted={**GOOD_LABELS.counted, "joined": 3, "repeated": 0})}, "labels_repeated_less_computed"),
+        ({"trial": trials.NONE}, "trial_rows_on_topic"),
+        ({"trial": dataclasses.replace(GOOD_TRIAL, rows_read=5)}, "trial_rows_on_topic_less_read_by_the_loop"),
+        ({"trial": dataclasses.replace(GOOD_TRIAL, counted={**GOOD_TRIAL.counted, IDS[3]: "loss"})}, "trial_rows_that_the_gate_counts_otherwise"),
+        ({"trial": dataclasses.replace(GOOD_TRIAL, told=(1, 1, 4))}, "trial_inputs_less_counted"),
+        ({"trial": dataclasses.replace(GOOD_TRIAL, told=(2, 1, 3))}, "trial_wins_less_computed"),
+        ({"trial": dataclasses.replace(GOOD_TRIAL, answers={IDS[0]: trials.WIN, IDS[2]: trials.TIE})}, "trial_losses_less_computed"),
     ],
 )  # fmt: skip
 def test_books_that_do_not_close_say_which_line(change: dict[str, object], name: str) -> None:
@@ -68,6 +111,32 @@ def test_a_report_of_the_mirror_is_summed_over_strata_and_has_the_gaps_of_its_wo
 
     assert (shadow.sampled, shadow.published, shadow.gaps) == (9, 7, 2)
     assert shadow.closes
+
+
+@pytest.mark.parametrize("in_columns", [True, False])
+def test_a_pair_tells_its_trials_outcome_by_what_the_teacher_said(in_columns: bool) -> None:
+    batch = records.PairBatch()
+    teacher_BC = np.eye(4, dtype=np.float32)[[1, 2, 3, 0]]
+    for place, (candidate, incumbent) in enumerate([(1, 0), (0, 2), (3, 3), (0, 1)]):
+        answer = records.TrialAnswer(trial_id="t-1", candidate_class=candidate, incumbent_class=incumbent)
+        pair = batch.pairs.add(record_id=bytes([place]), trial=answer)
+        pair.teacher.output.CopyFrom(to_record("output", teacher_BC[place : place + 1]))
+    batch.pairs[3].trial.trial_id = "another"
+    if in_columns:
+        batch.columns.teacher_output.CopyFrom(to_record("output", teacher_BC))
+
+    assert dict(trials.answers_in(batch, "t-1")) == {"00": trials.WIN, "01": trials.LOSS, "02": trials.TIE}
+    assert not list(trials.answers_in(batch, ""))
+
+
+def test_a_journal_tells_lost_labels_apart_from_lost_rows() -> None:
+    worker = {"gaps": {"served": 7, "labels": 1}}
+    accounts = {
+        "fates": {"dropped": {"served": 5, "labels": 2}, "published": {"labels": 9}},
+        "workers": {"0": worker, "1": {}},
+    }
+
+    assert labels.lost_of(accounts) == 3
 
 
 def test_calls_are_judged_by_the_window_in_which_they_were_due() -> None:

@@ -1,5 +1,6 @@
 """The desk: a cut goes on trial only where that looks worth its time, and a drift is soon such a time."""
 
+import dataclasses
 import pathlib
 import time
 from typing import NoReturn
@@ -7,6 +8,7 @@ from typing import NoReturn
 import pytest
 
 from distill_loop.gates.promise import Outlook
+from distill_loop.stream.consumer import Replaced
 from protos.errors import UnavailableError
 from registry.bundle import version_of
 from tests.support.desks import DeskUnderTest
@@ -175,3 +177,19 @@ def test_the_manifest_and_the_status_name_the_student(folder: pathlib.Path) -> N
 
     assert b'"student": "tabular"' in manifest
     assert room.learner.student.name == "tabular"
+
+
+def test_a_log_that_is_cut_off_twice_below_one_position_has_two_lines_and_each_once(folder: pathlib.Path) -> None:
+    room = DeskUnderTest(TASKS["table"], folder, learner={})
+    before = ("pairs", 0, 10, "one", "another")  # as a checkpoint of a version before has it
+    for end in (7, 7, 8):  # the second as a loop that was killed before its checkpoint
+        room.progress.new_replaced += [before, dataclasses.astuple(Replaced("pairs", 0, 10, "one", "one", end, 5))]
+        room.desk.report_gaps()
+
+    other, *cut_off = room.office.ledger.lines()
+
+    assert (other.evidence["replaced_by"], "cut_off_at" in other.evidence) == ("another", False)
+    assert [(one.evidence["first"], one.evidence["cut_off_at"], one.evidence["read_from"]) for one in cut_off] == [
+        (10, 7, 5),
+        (10, 8, 5),
+    ]

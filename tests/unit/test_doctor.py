@@ -206,19 +206,31 @@ def test_a_disk_without_room_for_rings_journal_and_spools_is_told(
     assert (check.state, sentence in check.found) == (state, True), check.found
 
 
-def test_what_rings_and_spools_have_taken_is_not_asked_for_again(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("taken_mib", "state"),
+    [
+        ({}, "fail"),
+        ({"spool-stream/00000001.seg": 24}, "fail"),  # rings are as large as ever
+        ({"journal-0": 16, "journal-1": 8, "spool-stream/00000001.seg": 10}, "fail"),
+        ({"ring-0.mmap": 8, "ring-7.mmap": 8, "journal-0": 8, "journal-1": 8}, "fail"),
+        ({"ring-0.mmap": 8, "ring-1.mmap": 8, "journal-0": 8, "journal-1": 8}, "warn"),
+        ({"ring-0.mmap": 8, "ring-1.mmap": 8, "journal-0": 8, "journal-1": 8, "spool-stream/00000001.seg": 3}, "ok"),
+    ],
+)
+def test_what_each_of_rings_journal_and_spools_has_taken_it_does_not_ask_for_again(
+    taken_mib: dict[str, int], state: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    capture = {"dir": tmp_path, "spool_bytes": 2**20, "ring_bytes": 2**20}
-    settings = EverstillSettings.model_validate({"capture": capture})
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10 * 2**20))
-    assert [check.state for check in machine.hand_over([settings])] == ["fail"]
+    capture = {"dir": tmp_path, "spool_bytes": 10 * 2**20, "ring_bytes": 8 * 2**20}
+    settings = EverstillSettings.model_validate({"capture": capture, "gateway": {"workers": 2}})
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=7 * 2**20))
+    for name, mib in taken_mib.items():
+        path = tmp_path / settings.model.name / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(mib * 2**20))
 
-    folder = tmp_path / settings.model.name / "spool-stream"
-    folder.mkdir(parents=True)
-    (folder / "00000001.seg").write_bytes(bytes(20 * 2**20))
+    (check,) = machine.hand_over([settings])
 
-    assert [check.state for check in machine.hand_over([settings])] == ["ok"]
+    assert check.state == state, check.found
 
 
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
-"""The callers' port as the parent holds it: told once where it is taken, shared by the workers, free again at the end."""
+"""The gateway's ports as the parent holds them: told once where one is taken, the callers' shared by the workers, free again at the end."""
 
+import pathlib
 import socket
+import urllib.request
 
 import pytest
 
 from protos.errors import UnavailableError
+from serving.supervision.metrics_port import MetricsPort
 from serving.supervision.port import address_of, hold
 
 
@@ -95,3 +98,16 @@ def test_every_address_of_the_machine_is_held_as_one() -> None:
 def test_a_host_that_is_not_this_machine_is_refused(host: str, words: str) -> None:
     with pytest.raises(UnavailableError, match=words):
         hold(host, 0)
+
+
+def test_a_metrics_port_answers_and_is_free_again(tmp_path: pathlib.Path) -> None:
+    metrics = MetricsPort("127.0.0.1", 0, tmp_path)
+    with urllib.request.urlopen(f"http://{metrics.address}/metrics") as answer:
+        assert answer.status == 200
+    port = int(metrics.address.rpartition(":")[2])
+
+    with pytest.raises(UnavailableError, match=f"port {port} on 127.0.0.1 is taken"):
+        MetricsPort("127.0.0.1", port, tmp_path)
+    metrics.close()
+
+    hold("127.0.0.1", port).close()

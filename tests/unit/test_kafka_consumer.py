@@ -1,26 +1,31 @@
 """The loop's reader of Kafka where brokers and clients do what is hard to have them do: topics made anew under it, partitions gone deaf, damaged logs."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 import kafka
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka.errors import LogTruncationError
+from kafka.errors import KafkaTimeoutError, LogTruncationError, TopicAuthorizationFailedError, UnknownError
 
 from distill_loop.stream import kafka_consumer, kafka_damage
-from distill_loop.stream.consumer import Message, Replaced
+from distill_loop.stream.consumer import Gap, Message, Replaced
+from distill_loop.stream.kafka_batches import Damaged
 from distill_loop.stream.kafka_consumer import KafkaConsumer
 from distill_loop.stream.kafka_damage import end_of_damage
 from distill_loop.stream.kafka_stalls import STALLED_POLLS, STALLED_S, Stalls
-from protos.errors import UnavailableError
+from distill_loop.stream.kafka_trouble import trouble
+from protos.errors import ConfigurationError, UnavailableError
 from protos.topics import PAIRS, TRIALS, topic
+from registry.kafka_options import Unreachable
 from registry.sections import KafkaSection, StreamSection
 from tests.support.kafka_client import FakeBroker
 from tests.support.waiting import wait_for
 
 NAMES = {kind: topic("tiny", kind, "t") for kind in (PAIRS, TRIALS)}
+PLACE = kafka.TopicPartition(NAMES[PAIRS], 0)
 
 
 @pytest.fixture
@@ -89,6 +94,117 @@ def test_a_log_that_ends_before_our_position_and_is_the_same_is_read_again(
     assert (replaced.offset, replaced.stream) == (3, replaced.successor)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_log_that_was_cut_off_and_has_grown_is_read_on_from_what_is_new_and_no_gap_is_told(
+    is_known: bool, broker: FakeBroker, consumer: KafkaConsumer
+) -> None:
+    name = NAMES[PAIRS]
+    broker.times_ms[name] = [30_000 * number for number in range(20)]
+    broker.values[name] = [b"%d" % number for number in range(10)]
+    read(consumer, 10)
+    position, streams, times = consumer.positions(), consumer.streams(), consumer.times()
+    assert times == {(PAIRS, 0): 270 * 10**9}
+    broker.begins[name] = 2
+    broker.values[name][4:] = [b"new 4", b"new 5", b"new 6"]
+    broker.times_ms[name][4:] = [30_000 * number for number in range(10, 26)]
+
+    consumer.seek(position, streams, times if is_known else None)
+
+    repeats = [] if is_known else [b"2", b"3"]
+    assert values(read(consumer, 3 + len(repeats))) == [*repeats, b"new 4", b"new 5", b"new 6"]
+    stream = streams[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 10, stream, stream, 7, 4 if is_known else 2)]
+    assert (consumer.take_gaps(), consumer.lag()) == ([], 0)
+
+
+def test_another_log_of_which_retention_took_the_start_is_a_gap_whoever_says_so(
+    broker: FakeBroker, consumer: KafkaConsumer
+) -> None:
+    name = NAMES[PAIRS]
+    broker.values[name] = [b"0", b"1", b"2"]
+    read(consumer, 3)
+    old = consumer.streams()[PAIRS]
+    broker.make_anew(name, [b"gone", b"new"])
+    broker.begins[name] = 1
+
+    assert values(read(consumer, 1)) == [b"new"]
+    new = consumer.streams()[PAIRS]
+    consumer.seek({(PAIRS, 0): 9})  # nobody knows of which
+    assert values(read(consumer, 1)) == [b"new"]
+
+    assert consumer.take_gaps() == [Gap(PAIRS, 0, 0, 1, new)] * 2
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 3, old, new), Replaced(PAIRS, 0, 9, "", new)]
+
+
+def test_a_topic_that_may_be_looked_at_and_not_read_is_said_to_be_by_the_same_client(
+    broker: FakeBroker, consumer: KafkaConsumer
+) -> None:
+    broker.values[NAMES[PAIRS]] = [b"0"]
+    broker.forbidden = {NAMES[PAIRS]}
+    assert consumer.lag() == 1
+    for _ in range(2):
+        with pytest.raises(
+            UnavailableError, match=r"let us at topic t\.tiny\.pairs, which needs the right Read\. Its operator"
+        ):
+            consumer.poll(1)
+
+    broker.forbidden = set()
+
+    assert values(read(consumer, 1)) == [b"0"]
+    assert broker.num_clients == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (KafkaTimeoutError("late"), "doesn't answer: .*late. Check that a broker runs there"),
+        (OSError("bad file descriptor"), "doesn't answer: bad file descriptor"),
+        (UnknownError(), "answers, but with an error: .*UnknownError.* see the brokers' logs"),
+        (LogTruncationError({PLACE: None}), "has cut off a log that was read, and doesn't say where"),
+        (Damaged(PLACE, 3, "why"), r"t\.tiny\.pairs/0 can't be read at offset 3: why; another client can read there"),
+        (KeyError(PLACE), r"nobody leads t\.tiny\.pairs/0 of Kafka at b:1. A partition has a leader as soon as"),
+        (TopicAuthorizationFailedError("one"), "let us at topic one, which needs the right Read"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_went_wrong_is_said_with_its_own_fix(error: Exception, sentence: str) -> None:
+    told = str(trouble(KafkaSection(bootstrap="b:1"), error))
+
+    assert re.search(sentence, told)
+    assert ("doesn't answer" in told) == isinstance(error, KafkaTimeoutError | OSError)
+
+
+def test_a_certificate_that_can_not_be_read_ends_only_a_consumer_that_never_had_a_client(
+    broker: FakeBroker, consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unusable = ConfigurationError("stream.kafka.ca: it can't be used", fix="It has to be a PEM file")
+
+    def refuse(*_: object) -> None:
+        raise unusable
+
+    broker.values[NAMES[PAIRS]] = [b"0", b"1"]
+    assert values(read(consumer, 2)) == [b"0", b"1"]
+    for module in (kafka_consumer, kafka_damage):
+        monkeypatch.setattr(module, "connect", refuse)
+    settings = StreamSection(kafka=KafkaSection(bootstrap="127.0.0.1:9"))
+    with contextlib.closing(KafkaConsumer(settings, "other", {PAIRS: 1})) as other, pytest.raises(ConfigurationError):
+        other.poll(1)
+
+    broker.values[NAMES[PAIRS]].append(b"damaged")
+    broker.damaged = {2}
+    with pytest.raises(Unreachable, match=r"it can't be used\. It has to be a PEM file"):
+        consumer.poll(1)
+
+    consumer._give_up()
+
+    def is_told() -> bool:
+        with pytest.raises(Unreachable) as told:
+            consumer.poll(1)
+        return str(told.value) == str(unusable)
+
+    wait_for(is_told, what="why there is no client")
+
+
 def test_a_partition_that_has_messages_and_brings_none_is_asked_by_another_client(
     broker: FakeBroker, consumer: KafkaConsumer
 ) -> None:
@@ -153,6 +269,8 @@ def test_offsets_that_were_given_anew_are_read_again(
     monkeypatch.setattr(consumer._client, "poll", cut_off)
 
     assert values(read(consumer, 3)) == [b"another 2", b"another 3", b"4"]
+    stream = consumer.streams()[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 4, stream, stream, 2, 2)]
 
 
 def test_what_a_broker_can_not_read_of_its_log_is_named_and_passed_over(

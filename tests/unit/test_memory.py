@@ -114,11 +114,15 @@ def test_a_checkpoint_of_a_version_before_says_less_of_its_stream(
 ) -> None:
     store = open_store("memory://")
     memory = new_memory(store, tmp_path, 1)
+    memory._consumer.seek({(PAIRS, 0): 3}, None, {(PAIRS, 0): 5})
     memory.save()
+    same = new_memory(store, tmp_path, 2)
+    assert same.restore()
+    assert same._consumer.times() == {(PAIRS, 0): 5}
     pointer = Pointers(store, MODEL.name).checkpoint()
     assert pointer is not None
     state = checkpoint.load(store.get(pointer.path).data)
-    del state["streams"]
+    del state["streams"], state["times"]
     store.put(pointer.path, checkpoint.dump({**state, **before}))
 
     later = new_memory(store, tmp_path, 2)

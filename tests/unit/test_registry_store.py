@@ -17,6 +17,7 @@ from protos.errors import UnavailableError
 from registry.store import open_store
 store = open_store(sys.argv[1])
 version = store.put("pointer", b"old")
+sys.dont_write_bytecode = True  # a compiled module would be cut off too, and kept
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for write in (
     lambda: store.put("pointer", bytes(100_000)),

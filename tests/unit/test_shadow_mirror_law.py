@@ -1,8 +1,10 @@
 """The mirror's law: whatever happens in whatever order, every row is published, missing, or still waits."""
 
 import contextlib
+import gc
 import pathlib
 import tempfile
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos import records_pb2 as records
+from registry.sections import KafkaSection, StreamSection
+from serving.shadow.kafka_publisher import KafkaPublisher
 from serving.shadow.message import Message
 from tests.support.shadow import (
     Crashed,
@@ -21,6 +25,35 @@ from tests.support.shadow import (
 )
 
 pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+# Memory
+
+
+def test_memory_stays_flat_while_no_broker_answers_and_the_spool_is_full(shadow: Shadow) -> None:
+    kafka = KafkaSection(bootstrap="127.0.0.1:9")  # nothing listens there
+    with contextlib.closing(KafkaPublisher(StreamSection(kafka=kafka), "m")) as publisher:
+        shadow.restart(publisher=publisher)
+        samples = [make_sample(number, width=512) for number in range(50)]
+
+        def held_after(num_rows: int) -> int:
+            for _ in range(num_rows // len(samples)):
+                shadow.hand_over(samples)
+                shadow.settle()
+                shadow.teacher.asked.clear()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        held_after(1_000)  # the spool is full from here on
+        tracemalloc.start()
+        try:
+            grown_bytes = -held_after(500) + held_after(2_000)
+        finally:
+            tracemalloc.stop()
+
+    assert shadow.mirror_report().strata[0].dropped > 1_500
+    assert shadow.waiting_stream.num_bytes > 2**19
+    assert grown_bytes < 2_000 * 8  # not even a row's id, of 2 KiB that it has
 
 
 # The law

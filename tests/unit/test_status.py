@@ -94,7 +94,9 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
     replaced = {**gap, "first": 15, "end": None, "messages": None, "stream": "one", "replaced_by": "another"}
     live = Pointers(store, "filetypes").live()
     assert live is not None
-    for name, evidence in (("gap-pairs-2-10", gap), ("replaced-pairs-2-15", replaced)):
+    cut_off = {**replaced, "first": 40, "replaced_by": "one", "cut_off_at": 30, "read_from": 25}
+    told = {"gap-pairs-2-10": gap, "replaced-pairs-2-15": replaced, "replaced-pairs-2-40": cut_off}
+    for name, evidence in told.items():
         Ledger(store, "filetypes").append(
             kind="gap", trial_id=name, digest=live.digest, previous_digest=None, evidence=evidence, actor="a test"
         )
@@ -108,6 +110,7 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
     assert "5 messages were removed by retention" in text
     assert "gap: pairs/2, offsets 10 to 14" in versions
     assert "gap: pairs/2, replaced at offset 15" in versions
+    assert "gap: pairs/2, cut off at offset 30 of 40" in versions
     assert Pointers(store, "filetypes").live() == live
 
 

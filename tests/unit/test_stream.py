@@ -146,6 +146,31 @@ def test_a_stream_that_was_replaced_and_has_grown_past_our_position_is_read_from
     assert consumer.take_replaced() == [Replaced(PAIRS, 0, 1, streams[PAIRS], gap.stream)]
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_older_copy_of_the_file_that_has_grown_is_read_on_from_what_is_new_and_no_gap_is_told(
+    is_known: bool, path: pathlib.Path, writer: StreamWriter, consumer: EmbeddedConsumer
+) -> None:
+    for number in range(10):
+        writer.raw(PAIRS, 0, b"%d" % number)
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE message SET time_unix_ns = offset * 30000000000")
+    read_all(consumer)
+    positions, streams, times = consumer.positions(), consumer.streams(), consumer.times()
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("DELETE FROM message WHERE offset < 2 OR offset >= 4")
+        connection.execute("UPDATE next_offset SET offset = 4")
+    for number in range(4, 7):
+        writer.raw(PAIRS, 0, b"new %d" % number)
+
+    consumer.seek(positions, streams, times if is_known else None)
+
+    repeats = [] if is_known else [b"2", b"3"]
+    assert [one.value for one in read_all(consumer)] == [*repeats, b"new 4", b"new 5", b"new 6"]
+    stream = streams[PAIRS]
+    assert consumer.take_replaced() == [Replaced(PAIRS, 0, 10, stream, stream, 7, 4 if is_known else 2)]
+    assert (consumer.take_gaps(), consumer.lag()) == ([], 0)
+
+
 def test_a_damaged_file_is_said_to_be(path: pathlib.Path, consumer: EmbeddedConsumer) -> None:
     path.write_bytes(b"not a database" * 1000)
 

@@ -4,14 +4,15 @@ import types
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog.testing
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from distill_loop.stream import dead_app
 from distill_loop.stream.consumer import Message
-from distill_loop.stream.dead_letter import TRY_AGAIN_S, DeadLetters, Letter
-from distill_loop.stream.kafka_writer import KafkaWriter
+from distill_loop.stream.dead_letter import TELL_S, TRY_AGAIN_S, DeadLetters, Letter
+from distill_loop.stream.kafka_writer import KEPT_S, KafkaWriter
 from distill_loop.stream.writer import NotWritten, Outgoing
-from protos.errors import UnavailableError
+from protos.errors import ConfigurationError, UnavailableError
 from protos.topics import DEAD, PAIRS
 from registry import kafka_delivery
 from registry.sections import KafkaSection, StreamSection
@@ -29,7 +30,7 @@ class Producer:
         self._fails = fails
         self.now = 0.0
         self.num_bytes = self.most_bytes = self.num_sent = 0
-        self._sender = types.SimpleNamespace(force_close=lambda: None, join=lambda timeout: None)
+        self._sender = types.SimpleNamespace(force_close=lambda: None, join=lambda timeout: None, wakeup=lambda: None)
 
     def close(self, timeout: float) -> None:
         """Nothing is open."""
@@ -87,12 +88,77 @@ def test_what_did_not_arrive_is_told(writer_of: Callable[..., tuple[KafkaWriter,
         assert (caught.value.rest, caught.value.too_large) == (messages[2:], too_large)
 
 
+class Sleeper(Producer):
+    """Sends in a thread that sleeps until it is woken, in a time that stands still; takes nothing of more than 500 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.now = 1.0
+        self._sender.wakeup = self._send_all
+        self._waiting: list[list[bool]] = []
+
+    def _send_all(self) -> None:
+        for done in self._waiting:
+            done.append(True)
+        self._waiting.clear()
+
+    def send(self, name: str, value: bytes, *, partition: int, headers: list[tuple[str, bytes]]) -> object:
+        if len(value) > 500:
+            raise MessageSizeTooLargeError
+        done: list[bool] = []
+        self._waiting.append(done)
+        self._sender.wakeup()
+
+        def get(timeout: float) -> None:
+            if not done:
+                raise KafkaTimeoutError("nobody woke it")
+
+        return types.SimpleNamespace(get=get, succeeded=lambda: bool(done))
+
+
+@pytest.mark.parametrize(("sizes", "num_arrived"), [((400,) * 4, 4), ((200, 200, 600), 2)])
+def test_a_producer_that_sleeps_is_woken_before_it_is_waited_for(
+    sizes: tuple[int, ...], num_arrived: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Sleeper()
+    monkeypatch.setattr(KafkaWriter, "_connect", lambda self: producer)
+    monkeypatch.setattr(kafka_delivery.time, "monotonic", lambda: producer.now)
+    kafka = SETTINGS.kafka.model_copy(update={"max_in_flight_bytes": 1_000})
+    messages = [Outgoing(DEAD, 0, {}, bytes(size)) for size in sizes]
+    told: list[tuple[list[Outgoing], bool]] = []
+
+    try:
+        KafkaWriter(SETTINGS.model_copy(update={"kafka": kafka}), "tiny").write(messages)
+    except NotWritten as error:
+        told.append((error.rest, error.too_large))
+
+    assert told == ([(messages[num_arrived:], True)] if num_arrived < len(sizes) else [])
+
+
+def test_a_producer_serves_calls_that_follow_soon_and_none_behind_a_failure(
+    writer_of: Callable[..., tuple[KafkaWriter, Producer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, producer = writer_of({3: KafkaTimeoutError("late")})
+    made = []
+    monkeypatch.setattr(KafkaWriter, "_connect", lambda self: made.append(producer.num_sent) or producer)
+
+    for _ in range(3):
+        writer.write(outgoing(1, 10))
+    with pytest.raises(NotWritten):
+        writer.write(outgoing(1, 10))
+    writer.write(outgoing(1, 10))
+    producer.now += KEPT_S + 1
+    writer.write(outgoing(1, 10))
+
+    assert made == [0, 4, 5]
+
+
 class Half:
     """Takes one letter of each call, until it is told to take all."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes: int = 1) -> None:
         self.taken: list[Outgoing] = []
-        self.takes = 1
+        self.takes = takes
 
     def write(self, messages: list[Outgoing]) -> None:
         self.taken += messages[: self.takes]
@@ -147,6 +213,21 @@ def test_a_topic_that_took_no_large_letter_is_tried_again_after_a_while() -> Non
     assert sizes(3, 8_000)[0] < 5_000
 
 
+def test_a_flood_is_told_of_in_few_lines() -> None:
+    now = 0.0
+    dead = DeadLetters(Half(takes=10), list, clock=lambda: now)
+
+    with structlog.testing.capture_logs() as lines:
+        for offset in range(100):
+            dead.put(Message(PAIRS, 0, offset, {}, b"rubbish"), "undecodable", "it is rubbish")
+            dead.flush()
+            now += TELL_S / 16
+        dead.close()
+
+    assert [line["num"] for line in lines] == [1, 15, 16, 16, 16, 16, 16, 4]
+    assert [line["first"]["offset"] for line in lines[:3]] == ["0", "1", "16"]
+
+
 def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read, lots = [], []
 
@@ -169,3 +250,15 @@ def test_letters_are_sent_again_in_lots_as_they_are_read(monkeypatch: pytest.Mon
 def test_both_ends_of_a_stream_have_one_limit() -> None:
     assert SETTINGS.max_message_bytes == SETTINGS.kafka.max_message_bytes
     assert StreamSection().max_message_bytes == 64 * 2**20
+
+
+def test_a_certificate_that_can_not_be_read_lets_letters_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[Letter]:
+        raise ConfigurationError("stream.kafka.ca: it can't be used", fix="It has to be a PEM file")
+
+    monkeypatch.setattr(KafkaWriter, "_connect", refuse)
+    for known in (refuse, list):  # what is there is read with a client of its own
+        letters = DeadLetters(KafkaWriter(SETTINGS, "tiny"), known)
+        letters.put(Message(PAIRS, 0, 7, {}, b"rubbish"), "undecodable", "it is rubbish")
+        with pytest.raises(UnavailableError, match=r"it can't be used\. It has to be a PEM file"):
+            letters.flush()
