@@ -6,6 +6,7 @@ a trial is opened by (1) its bundle, (2) the checkpoint that holds it, (3) the t
 write can be repeated. Knows no statistics: the verdict is its caller's. One thread.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 import time
@@ -16,15 +17,19 @@ import structlog
 from torch import nn
 
 from distill_loop.config import ReleaseSection
-from distill_loop.release.candidate import Origin, build_files
+from distill_loop.release.candidate import Origin, build_files, logits_of
 from distill_loop.release.export import Exporter
 from distill_loop.release.first_version import examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from protos.tensors import Array
-from registry.bundle import MODEL, fetch_bundle, read_manifest, write_bundle
+from registry.bundle import MODEL, read_manifest, write_bundle
+from registry.fetching import Policy, fetch_bundle
+from registry.graph_check.model import check_graph
+from registry.graph_check.wire import GraphError
 from registry.ledger import Kind, Ledger, Line
 from registry.pointers import Live, Pointers, Trial
 from registry.sections import ModelSection
+from registry.signing import Signer
 from registry.store import ObjectStore
 
 BOOTSTRAP = "bootstrap"
@@ -34,6 +39,8 @@ class ReleaseOffice:
     """Releases versions of one model.
 
     Args:
+        policy: what a version that is fetched has to be.
+        signer: signs what is published; None where nothing is signed.
         epoch: of the loop's lease; pointers refuse an older one.
         text_bytes: width of the window that a BYTES input is read through.
     """
@@ -45,6 +52,8 @@ class ReleaseOffice:
         settings: ReleaseSection,
         *,
         cache: pathlib.Path,
+        policy: Policy,
+        signer: Signer | None = None,
         epoch: int,
         actor: str,
         text_bytes: int,
@@ -53,6 +62,8 @@ class ReleaseOffice:
         self._model = model
         self._settings = settings
         self._cache = cache
+        self._policy = policy
+        self._signer = signer
         self._epoch = epoch
         self._actor = actor
         self.pointers = Pointers(store, model.name)
@@ -77,6 +88,10 @@ class ReleaseOffice:
             if not check.wrong or last:
                 break
             self._exporter.forget()
+        try:
+            check_graph(onnx_bytes, self._model.inputs, logits_of(self._model), self._policy.limits)
+        except GraphError as error:  # nobody who fetches it would load it
+            check = dataclasses.replace(check, reasons=(*check.reasons, error.message))
         return onnx_bytes, artifact, check
 
     def cut(
@@ -94,7 +109,7 @@ class ReleaseOffice:
             return None, check
         golden = {name: array[-self._settings.golden_rows :] for name, array in rows.items()}
         files = build_files(self._model, onnx_bytes, golden, artifact.logits(golden), check.parity_max_abs, origin)
-        digest = write_bundle(self._store, files)
+        digest = write_bundle(self._store, files, self._signer)
         self._artifacts[digest] = artifact
         return digest, check
 
@@ -107,20 +122,20 @@ class ReleaseOffice:
         path = self._settings.first_version
         if path is None or self.ledger.lines():
             return None
-        first = examine(path, self._model, self._settings)
+        first = examine(path, self._model, self._settings, self._policy.limits)
         if first.note:
             self._log.warning("the first version's file", note=first.note)
         student = {"student": "file", "file": first.name, "sha256": first.sha256}
         origin = Origin("bootstrap", None, "", 0, 0, student, time.time())
         files = build_files(self._model, first.onnx_bytes, first.golden, first.golden_logits_BC, 0.0, origin)
         evidence = {"source": "file", "file": first.name, "sha256": first.sha256, "latency_ms": first.latency_ms}
-        return self.bootstrap(write_bundle(self._store, files), evidence)
+        return self.bootstrap(write_bundle(self._store, files, self._signer), evidence)
 
     def artifact(self, digest: str) -> Artifact:
         """Return a version as the serving runtime runs it."""
         if digest not in self._artifacts:
-            bundle = fetch_bundle(self._store, digest, self._cache)
-            self._artifacts[digest] = Artifact((bundle.folder / MODEL).read_bytes(), self._model.output, threads=1)
+            bundle = fetch_bundle(self._store, digest, self._cache, self._policy)
+            self._artifacts[digest] = Artifact(bundle.folder / MODEL, self._model.output, threads=1)
         return self._artifacts[digest]
 
     def bootstrap(self, digest: str, evidence: dict[str, Any]) -> Line:

@@ -5,6 +5,7 @@ size, latency of one row.
 """
 
 import dataclasses
+import pathlib
 import statistics
 import time
 from collections.abc import Mapping
@@ -36,18 +37,20 @@ class Precheck:
 
 
 class Artifact:
-    """An exported student as the serving runtime runs it.
+    """An exported student as the serving runtime runs it, from its bytes or from its file, beside which its weights may lie.
 
     Raises:
         onnxruntime's own errors, where the bytes are no graph that it takes.
     """
 
-    def __init__(self, onnx_bytes: bytes, output: str, threads: int) -> None:
+    def __init__(self, graph: bytes | pathlib.Path, output: str, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            str(graph) if isinstance(graph, pathlib.Path) else graph, options, providers=["CPUExecutionProvider"]
+        )
         self._output = output
         #: Type and shape of each input and output by name, as the runtime says them.
         self.inputs = {one.name: (str(one.type), list(one.shape)) for one in self._session.get_inputs()}
