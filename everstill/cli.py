@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from everstill import feedback, inspect, recipes
+from everstill import feedback, inspect, recipes, signing_keys
 from everstill.config import EverstillSettings
 from everstill.doctor import command as doctor_command
 from everstill.infer import command as infer_command
@@ -108,6 +108,7 @@ app.command(epilog=up_command.EPILOG)(up_command.up)
 app.command(epilog=doctor_command.EPILOG)(doctor_command.doctor)
 app.command(epilog=infer_command.EPILOG)(infer_command.infer)
 app.command(epilog=feedback.EPILOG)(feedback.feedback)
+app.add_typer(signing_keys.app, name="signing-keys")
 
 
 @app.command(epilog="Example: everstill gateway --config everstill.toml")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from everstill.config import EverstillSettings
 from everstill.metrics import Traffic, traffic
+from everstill.signatures import Signatures
 from protos.errors import EverstillError, UnavailableError
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger
@@ -28,7 +29,7 @@ SILENT_S = 15.0
 
 def status(settings: EverstillSettings) -> dict[str, Any]:
     """Return one model's pointers, its processes' own statuses with their age in seconds, and the traffic of its gateways."""
-    store, model = _existing_store(settings), settings.model.name
+    store, model = existing_store(settings), settings.model.name
     pointers = Pointers(store, model)
     live, trial = pointers.live(), pointers.trial()
     processes = read_statuses(store, model)
@@ -79,12 +80,21 @@ def is_running(process: dict[str, Any]) -> bool:
 
 def versions(settings: EverstillSettings) -> dict[str, Any]:
     """Return every ledger line, oldest first; raises LedgerError where the chain is broken."""
-    ledger = Ledger(_existing_store(settings), settings.model.name)
+    store = existing_store(settings)
+    ledger = Ledger(store, settings.model.name)
     num_lines = ledger.verify()
+    signatures = Signatures(store, settings)
     return {
         "model": settings.model.name,
         "chain": f"{num_lines} line{'' if num_lines == 1 else 's'}, unbroken",
-        "lines": [{**line.model_dump(mode="json"), "version": version_of(line.digest)} for line in ledger.lines()],
+        "lines": [
+            {
+                **line.model_dump(mode="json"),
+                "version": version_of(line.digest),
+                "signature": signatures.of(line.digest),
+            }
+            for line in ledger.lines()
+        ],
     }
 
 
@@ -94,17 +104,11 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
     Raises:
         EverstillError: no version, or more than one, begins like this.
     """
-    store = _existing_store(settings)
+    store = existing_store(settings)
     lines = Ledger(store, settings.model.name).lines()
     pointers = Pointers(store, settings.model.name)
     live, trial = pointers.live(), pointers.trial()
-    all_digests = {line.digest for line in lines if line.digest} | ({trial.candidate} if trial else set())
-    digests = sorted(digest for digest in all_digests if digest.startswith(version))
-    if len(digests) != 1:
-        known = ", ".join(sorted(map(version_of, all_digests))) or "none yet"
-        what = "no version begins" if not digests else f"{len(digests)} versions begin"
-        raise EverstillError(f"{what} with {version!r} in model {settings.model.name}", fix=f"Known are: {known}")
-    digest = digests[0]
+    digest = find_digest(store, settings.model.name, version)
     try:
         manifest: dict[str, Any] | None = read_manifest(store, digest).model_dump(mode="json")
     except NotFound:
@@ -116,11 +120,30 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
         "live": live is not None and live.digest == digest,
         "on_trial": trial is not None and trial.candidate == digest,
         "manifest": manifest,
+        "signature": Signatures(store, settings).of(digest),
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
 
 
-def _existing_store(settings: EverstillSettings) -> ObjectStore:
+def find_digest(store: ObjectStore, model: str, version: str) -> str:
+    """Return the digest of the version that begins like this, in the ledger or on trial.
+
+    Raises:
+        EverstillError: no version, or more than one, begins like this.
+    """
+    trial = Pointers(store, model).trial()
+    known = {line.digest for line in Ledger(store, model).lines() if line.digest} | (
+        {trial.candidate} if trial else set()
+    )
+    digests = sorted(digest for digest in known if digest.startswith(version))
+    if len(digests) != 1:
+        names = ", ".join(sorted(map(version_of, known))) or "none yet"
+        what = "no version begins" if not digests else f"{len(digests)} versions begin"
+        raise EverstillError(f"{what} with {version!r} in model {model}", fix=f"Known are: {names}")
+    return digests[0]
+
+
+def existing_store(settings: EverstillSettings) -> ObjectStore:
     """Open the registry to look at it: unlike a process that works, looking makes no folder."""
     url = settings.registry.url
     if "://" not in url and not pathlib.Path(url).is_dir():
@@ -264,7 +287,18 @@ def _power(log_e: float) -> str:
 def render_versions(body: dict[str, Any]) -> str:
     """Return the ledger as a table."""
     table = Table(title=f"{body['model']}: {body['chain']}", title_justify="left")
-    for column in ("line", "time (UTC)", "decision", "version", "wins", "losses", "requests", "E", "needed"):
+    for column in (
+        "line",
+        "time (UTC)",
+        "decision",
+        "version",
+        "wins",
+        "losses",
+        "requests",
+        "E",
+        "needed",
+        "signed by",
+    ):
         table.add_column(column)
     for line in body["lines"]:
         evidence = line["evidence"]
@@ -277,6 +311,7 @@ def render_versions(body: dict[str, Any]) -> str:
             *(str(evidence.get(name, "")) for name in ("wins", "losses", "total")),
             _power(evidence["log_e"]) if gated else "",
             f"{1 / evidence['alpha']:.3g}" if gated else "",
+            _signed_by(line["signature"]),
         )
     return _text(table)
 
@@ -291,6 +326,17 @@ def _decision(line: dict[str, Any]) -> str:
     return f"gap: {gap['topic']}/{gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"
 
 
+def _signed_by(signature: dict[str, str]) -> str:
+    """Return a signature in a word: who signed, or why nobody is taken to have."""
+    return (
+        signature["key"]
+        if signature["state"] == "signed"
+        else ""
+        if signature["state"] == "none"
+        else signature["state"]
+    )
+
+
 def render_show(body: dict[str, Any]) -> str:
     """Return a version as text."""
     state = " (live)" if body["live"] else " (on trial)" if body.get("on_trial") else ""
@@ -302,6 +348,7 @@ def render_show(body: dict[str, Any]) -> str:
             + (f"version {version_of(manifest['parent'])}" if manifest["parent"] else "nothing"),
             f"learned from {manifest['pairs_learned']} pairs in {manifest['steps']} steps, teacher {manifest['teacher_version']}",
         ]
+    lines.append(f"signature: {body['signature']['says']}")
     for line in body["lines"]:
         about = (
             "" if line["digest"] == body["digest"] else f" (of {version_of(line['digest'])}, compared with this one)"
