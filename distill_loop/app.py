@@ -44,9 +44,11 @@ from registry import logs
 from registry.at_rest import AtRest
 from registry.code_version import code_version
 from registry.config import load
+from registry.fetching import Policy
 from registry.kafka_options import OVERHEAD_BYTES
 from registry.lease import Lease, LeaseHeld
 from registry.ledger import Facts, Range
+from registry.signing import signer_for
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
 
@@ -120,6 +122,8 @@ class LoopProcess:
             settings.model,
             settings.release,
             cache=settings.registry.cache,
+            policy=Policy.of(settings.signing, settings.bundles),
+            signer=signer_for(settings.signing),
             epoch=self._lease.epoch,
             actor=f"loop epoch {self._lease.epoch}",
             text_bytes=settings.learner.text_bytes,

@@ -43,7 +43,7 @@ def check(settings: LoopSettings) -> dict[str, Any]:
         )
     first = None
     if settings.release.first_version is not None:
-        file = examine(settings.release.first_version, model, settings.release)
+        file = examine(settings.release.first_version, model, settings.release, settings.bundles)
         first = {"file": file.name, "sha256": file.sha256, "bytes": len(file.onnx_bytes), "note": file.note}
         first["latency_ms"] = round(file.latency_ms, 3)
     return {

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from everstill import feedback, inspect, operate, recipes
+from everstill import feedback, inspect, operate, recipes, signing_keys
 from everstill.become import become, replace
 from everstill.config import EverstillSettings
 from everstill.doctor import command as doctor_command
@@ -112,6 +112,7 @@ app.command(epilog=feedback.EPILOG)(feedback.feedback)
 for order, example in operate.COMMANDS.items():
     app.command(epilog=example)(order)
 app.add_typer(ledger_command.app, name="ledger")
+app.add_typer(signing_keys.app, name="signing-keys")
 
 
 @app.command(epilog="Example: everstill gateway --config everstill.toml")

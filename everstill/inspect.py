@@ -14,8 +14,9 @@ from rich.table import Table
 from everstill.config import EverstillSettings
 from everstill.ledger.sentences import describe, power
 from everstill.ledger.story import story
-from everstill.looking import existing_store
+from everstill.looking import existing_store, known_digests
 from everstill.metrics import Traffic, traffic
+from everstill.signatures import Signatures
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger, LedgerError, Line
 from registry.pointers import Live, Pointers
@@ -26,6 +27,8 @@ from registry.store import NotFound, ObjectStore
 
 #: A process that was silent for longer is said to be.
 SILENT_S = 15.0
+#: Of the widest table, the ledger with two names in a line.
+WIDTH = 180
 
 
 def status(settings: EverstillSettings) -> dict[str, Any]:
@@ -115,12 +118,21 @@ def is_running(process: dict[str, Any]) -> bool:
 
 def versions(settings: EverstillSettings) -> dict[str, Any]:
     """Return every ledger line, oldest first; raises LedgerError where the chain is broken."""
-    ledger = Ledger(existing_store(settings), settings.model.name)
+    store = existing_store(settings)
+    ledger = Ledger(store, settings.model.name)
     num_lines = ledger.verify()
+    signatures = Signatures(store, settings)
     return {
         "model": settings.model.name,
         "chain": f"{num_lines} line{'' if num_lines == 1 else 's'}, unbroken",
-        "lines": [{**line.model_dump(mode="json"), "version": version_of(line.digest)} for line in ledger.lines()],
+        "lines": [
+            {
+                **line.model_dump(mode="json"),
+                "version": version_of(line.digest),
+                "signature": signatures.of(line.digest),
+            }
+            for line in ledger.lines()
+        ],
     }
 
 
@@ -134,8 +146,7 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
     lines = Ledger(store, settings.model.name).lines()
     pointers = Pointers(store, settings.model.name)
     live, trial = pointers.live(), pointers.trial()
-    known = [*(line.digest for line in lines if line.digest), *([trial.candidate] if trial else [])]
-    digest = find_digest(version, known, settings.model.name)
+    digest = find_digest(version, known_digests(lines, trial), settings.model.name)
     try:
         manifest: dict[str, Any] | None = read_manifest(store, digest).model_dump(mode="json")
     except NotFound:
@@ -148,6 +159,7 @@ def show(settings: EverstillSettings, version: str) -> dict[str, Any]:
         "on_trial": trial is not None and trial.candidate == digest,
         "why": story(digest, lines, on_trial=trial is not None and trial.candidate == digest),
         "manifest": manifest,
+        "signature": Signatures(store, settings).of(digest),
         "lines": [line.model_dump(mode="json") for line in lines if digest in (line.digest, line.previous_digest)],
     }
 
@@ -295,7 +307,19 @@ def _cut(cut: dict[str, Any]) -> str:
 def render_versions(body: dict[str, Any]) -> str:
     """Return the ledger as a table."""
     table = Table(title=f"{body['model']}: {body['chain']}", title_justify="left")
-    for column in ("line", "time (UTC)", "decision", "version", "wins", "losses", "requests", "E", "needed", "by"):
+    for column in (
+        "line",
+        "time (UTC)",
+        "decision",
+        "version",
+        "wins",
+        "losses",
+        "requests",
+        "E",
+        "needed",
+        "by",
+        "signed by",
+    ):
         table.add_column(column)
     for line in body["lines"]:
         evidence = line["evidence"]
@@ -309,6 +333,7 @@ def render_versions(body: dict[str, Any]) -> str:
             power(evidence["log_e"]) if gated else "",
             f"{1 / evidence['alpha']:.3g}" if gated else "",
             line["actor"],
+            _signed_by(line["signature"]),
         )
     return _text(table)
 
@@ -317,7 +342,18 @@ def _decision(line: dict[str, Any]) -> str:
     """Return what a ledger line decided; of a gap, which messages are gone, or where the stream was cut off or became another one."""
     if line["kind"] != "gap":
         return str(line["kind"])
-    return describe(Line.model_validate({name: value for name, value in line.items() if name != "version"}))
+    return describe(Line.model_validate({name: line[name] for name in Line.model_fields if name in line}))
+
+
+def _signed_by(signature: dict[str, str]) -> str:
+    """Return a signature in a word: who signed, or why nobody is taken to have."""
+    return (
+        signature["key"]
+        if signature["state"] == "signed"
+        else ""
+        if signature["state"] == "none"
+        else signature["state"]
+    )
 
 
 def render_show(body: dict[str, Any]) -> str:
@@ -331,10 +367,11 @@ def render_show(body: dict[str, Any]) -> str:
             + (f"version {version_of(manifest['parent'])}" if manifest["parent"] else "nothing"),
             f"learned from {manifest['pairs_learned']} pairs in {manifest['steps']} steps, teacher {manifest['teacher_version']}",
         ]
+    lines.append(f"signature: {body['signature']['says']}")
     return "\n".join([*lines, *body["why"]])
 
 
 def _text(table: Table) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=140).print(table)
+    Console(file=buffer, width=WIDTH).print(table)
     return buffer.getvalue().rstrip()

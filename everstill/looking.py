@@ -4,9 +4,12 @@ Decides nothing. Used by the commands that read the registry.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from everstill.config import EverstillSettings
 from protos.errors import UnavailableError
+from registry.ledger import Line
+from registry.pointers import Trial
 from registry.store import ObjectStore, open_store
 
 
@@ -23,3 +26,8 @@ def existing_store(settings: EverstillSettings) -> ObjectStore:
             fix="Name the service's configuration with --config, or start a gateway or a loop first",
         )
     return open_store(url)
+
+
+def known_digests(lines: Sequence[Line], trial: Trial | None) -> list[str]:
+    """Return the digests that a command may be given: those of the ledger, and the candidate on trial."""
+    return [*(line.digest for line in lines if line.digest), *([trial.candidate] if trial else [])]

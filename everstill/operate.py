@@ -18,6 +18,7 @@ from everstill.looking import existing_store
 from everstill.options import ConfigOption, JsonOption, settings_of
 from registry.bundle import version_of
 from registry.code_version import code_version
+from registry.fetching import Policy
 from registry.ledger import Facts
 from registry.orders import Order, OrderKind, Outcome, carry_out
 from registry.witnesses import seen
@@ -152,7 +153,9 @@ def _give(order: Order, config: ConfigOption, model: str | None, json_output: bo
     settings = settings_of(config, model)
     facts = Facts(digest_of(settings), code_version())
     name = settings.model.name
-    outcome = carry_out(existing_store(settings), name, order, cache=settings.registry.cache, facts=facts)
+    policy = Policy.of(settings.signing, settings.bundles)
+    store = existing_store(settings)
+    outcome = carry_out(store, name, order, cache=settings.registry.cache, policy=policy, facts=facts)
     line = outcome.line
     if json_output:
         body = {

@@ -12,6 +12,15 @@ An error says what was wrong, where, and what to do: `message` and `fix` are bot
 Command lines print them as one line each and exit with `exit_code`; servers map them to a gRPC status.
 """
 
+#: Characters of a sentence that is made of somebody else's bytes.
+MAX_SENTENCE = 500
+
+
+def plain(sentence: str) -> str:
+    """Return a sentence that holds somebody else's text as a log and a terminal may show it: cut, and without control characters."""
+    cut = sentence if len(sentence) <= MAX_SENTENCE else f"{sentence[:MAX_SENTENCE]}..."
+    return "".join(one if one.isprintable() else "?" for one in cut)
+
 
 class EverstillError(Exception):
     """An error that its reader can act on.

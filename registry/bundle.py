@@ -1,49 +1,55 @@
-"""A bundle: one student version as data - a manifest, an ONNX graph, golden answers, and the digests of all three.
+"""A bundle: one student version as data - a manifest, an ONNX graph, golden answers, the digests of all three, and who signed these.
 
-Decides the layout, the address (SHA-256 of SHA256SUMS) and what makes a bundle unfit. Knows nothing of ONNX or of serving. The
-loop writes bundles; gateway, mirror and command line fetch them. Nothing in a bundle is ever executed. See docs/formats.md.
-Safe from any thread and any process of the host.
+Decides the layout, the address (SHA-256 of SHA256SUMS), and what sums, manifest and signatures have to be. Knows nothing of graphs and of serving. The
+loop writes bundles; whoever loads one goes through `registry.fetching`. Nothing in a bundle is ever executed. See docs/formats.md and docs/security.md.
+Safe from any thread and any process.
 """
 
+import dataclasses
 import hashlib
-import os
-import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Literal
 
 import pydantic
 
-from protos.errors import FormatError, UnavailableError
+from protos.errors import FormatError, plain
+from registry import signing
+from registry.graph_check import wire
 from registry.sections import Section, TensorSpec
-from registry.store import NotFound, ObjectStore, TooLarge, lock_file, sync_folder
+from registry.signing import SignatureError, Signer, Trust
+from registry.store import NotFound, ObjectStore, TooLarge
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
+#: Weights that don't fit into `model.onnx`.
+MODEL_DATA = "model.onnx.data"
 SUMS = "SHA256SUMS"
+#: Signatures over SHA256SUMS, which doesn't list it: they come and go without making another version.
+SIGNATURES = "SHA256SUMS.sig"
 REQUIRED = frozenset({MANIFEST, MODEL, GOLDEN})
+FILES = REQUIRED | {MODEL_DATA}
 VERSION_DIGITS = 12
-#: A file larger than this is refused before it is read.
-MAX_FILE_BYTES = 8 * 2**30
-MAX_SUMS_BYTES = 2**20
-#: In a cache: the lock under which it changes, and how the names of copies under way begin.
-LOCK_FILE = ".lock"
-_ASIDE = ".fetch-"
+#: Files larger than this are refused before they are read; of all together the limit is a setting.
+MAX_FILE_BYTES = {MANIFEST: 2**20, GOLDEN: 2**28, SUMS: 2**16, SIGNATURES: signing.MAX_BYTES}
 _SUMS_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
-Reason = Literal["missing_file", "wrong_digest", "unlisted_file", "bad_manifest", "bad_name", "oversize"]
+Reason = (
+    Literal["missing_file", "wrong_digest", "unlisted_file", "unknown_file", "bad_manifest", "bad_name", "oversize"]
+    | signing.Reason
+    | wire.Reason
+)
 
 
 class BundleError(FormatError):
     """A bundle that is torn, tampered with or not one. `reason` is a short slug for metrics."""
 
-    def __init__(self, message: str, reason: Reason) -> None:
-        super().__init__(message, fix="It is not loaded; publish the version again")
+    def __init__(
+        self, message: str, reason: Reason, *, fix: str = "It is not loaded; publish the version again"
+    ) -> None:
+        super().__init__(plain(message), fix=fix)
         self.reason = reason
 
 
@@ -64,20 +70,24 @@ class Manifest(Section):
     student: dict[str, int | float | str]
     newest_pair_unix_s: float = 0.0
 
+    @pydantic.field_validator("model", "created", "teacher_version")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        return _plain(value)
 
-class LocalBundle(pydantic.BaseModel):
-    """A verified bundle on this host's disk."""
+    @pydantic.field_validator("student")
+    @classmethod
+    def _printable_facts(cls, value: dict[str, int | float | str]) -> dict[str, int | float | str]:
+        for text in (*value, *(one for one in value.values() if isinstance(one, str))):
+            _plain(text)
+        return value
 
-    model_config = pydantic.ConfigDict(frozen=True, protected_namespaces=())
 
-    digest: str
-    folder: pathlib.Path
-    manifest: Manifest
-
-    @property
-    def version(self) -> str:
-        """The name that answers carry."""
-        return version_of(self.digest)
+def _plain(text: str) -> str:
+    """Return a text that may be shown to a person: what moves a terminal's cursor may not."""
+    if not text.isprintable():
+        raise ValueError("holds a character that can't be printed")
+    return text
 
 
 def version_of(digest: str) -> str:
@@ -85,7 +95,7 @@ def version_of(digest: str) -> str:
     return digest[:VERSION_DIGITS]
 
 
-def write_bundle(store: ObjectStore, files: Mapping[str, bytes]) -> str:
+def write_bundle(store: ObjectStore, files: Mapping[str, bytes], signer: Signer | None = None) -> str:
     """Write a bundle and return its digest. SHA256SUMS goes last: a bundle without it is not one.
 
     Writing the same files again is fine, and mends one that was torn.
@@ -98,136 +108,85 @@ def write_bundle(store: ObjectStore, files: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256(sums).hexdigest()
     for name in sorted(files):
         store.put(f"bundles/{digest}/{name}", files[name])
+    if signer is not None:
+        store.put(f"bundles/{digest}/{SIGNATURES}", signer.sign(signing.BUNDLE, sums))
     store.put(f"bundles/{digest}/{SUMS}", sums)
     return digest
 
 
-def fetch_bundle(store: ObjectStore, digest: str, cache: pathlib.Path) -> LocalBundle:
-    """Return a verified bundle in `cache`, copied there if it isn't yet; a copy is verified at every call.
-
-    One process at a time works on a cache, so two that want the same version copy it once.
+def sign_bundle(store: ObjectStore, digest: str, signer: Signer) -> None:
+    """Sign a bundle that was published; whoever asks for it has looked at what it is. Signatures of other keys stay.
 
     Raises:
-        BundleError: the bundle, or the object under this digest, is unfit; nothing of it stays in the cache.
-        UnavailableError: the store or the cache's disk is away or full.
+        BundleError: its sums aren't those that its address names. NotFound: there is no such bundle.
     """
-    if not _DIGEST.fullmatch(digest):
-        raise BundleError(f"{digest!r} is not a bundle's digest", "bad_name")
-    folder = cache / digest
+    prefix = f"bundles/{digest}"
+    sums = read_small(store, prefix, SUMS)
+    check_sums(sums, digest)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with lock_file(cache / LOCK_FILE):
-            _sweep(cache)
-            try:
-                bundle = _verified(folder, digest)
-                os.utime(folder)  # lately used: see prune_cache
-                return bundle
-            except (BundleError, OSError):  # absent, or no longer what it was: fetched anew
-                _remove(folder)
-            return _fetched(store, digest, folder)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot keep a bundle in {cache}: {error.strerror}",
-            fix="Make room there or name another folder with registry.cache",
-        ) from None
+        others = read_small(store, prefix, SIGNATURES)
+        signed = signer.sign(signing.BUNDLE, sums, others)
+    except (NotFound, SignatureError, BundleError):  # none yet, or one that is no use
+        signed = signer.sign(signing.BUNDLE, sums)
+    store.put(f"{prefix}/{SIGNATURES}", signed)
 
 
-def prune_cache(cache: pathlib.Path, *, keep: int) -> int:
-    """Remove all but the `keep` bundles that were used last from a cache, and return how many went.
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Who signed a version. key: the trusted key's id, empty where none has to be; claimed: the ids that its signatures name."""
 
-    A bundle that was loaded isn't needed any more, and one that was fetched just now is among those kept.
+    key: str
+    claimed: tuple[str, ...] = ()
+
+
+def signature_of(store: ObjectStore, digest: str, trust: Trust) -> Signature:
+    """Return who signed a version, without fetching it (for display; loading goes through `registry.fetching`).
 
     Raises:
-        UnavailableError: the cache's disk is away.
+        BundleError: nobody who is trusted did; `reason` says why. NotFound: there is no such bundle.
     """
+    prefix = f"bundles/{digest}"
+    sums = read_small(store, prefix, SUMS)
+    check_sums(sums, digest)
     try:
-        with lock_file(cache / LOCK_FILE):
-            folders = [path for path in cache.iterdir() if _DIGEST.fullmatch(path.name)]
-            folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-            for folder in folders[keep:]:
-                _remove(folder)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot prune the cache {cache}: {error.strerror}", fix="Check registry.cache"
-        ) from None
-    return len(folders[keep:])
+        signatures = read_small(store, prefix, SIGNATURES)
+    except NotFound:
+        return Signature(vouched(sums, None, digest, trust))
+    key = vouched(sums, signatures, digest, trust)
+    return Signature(key, signing.named_keys(signatures))
 
 
 def read_manifest(store: ObjectStore, digest: str) -> Manifest:
     """Return a version's manifest without fetching its weights (for display; loading goes through `fetch_bundle`)."""
-    return _parse_manifest(store.get(f"bundles/{digest}/{MANIFEST}").data, digest)
+    return parse_manifest(read_small(store, f"bundles/{digest}", MANIFEST), digest)
 
 
-def _fetched(store: ObjectStore, digest: str, folder: pathlib.Path) -> LocalBundle:
-    """Copy a bundle aside, verify it there, and rename it into place."""
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder.parent))
+def read_small(store: ObjectStore, prefix: str, name: str) -> bytes:
+    """Return one of a bundle's small files; raises NotFound, or BundleError where it isn't small."""
     try:
-        _copy(store, digest, aside)
-        bundle = _verified(aside, digest)
-        sync_folder(aside)
-        aside.rename(folder)
-    finally:
-        _remove(aside)
-    sync_folder(folder.parent)
-    return bundle.model_copy(update={"folder": folder})
-
-
-def _copy(store: ObjectStore, digest: str, aside: pathlib.Path) -> None:
-    prefix = f"bundles/{digest}"
-    _download(store, prefix, SUMS, aside, MAX_SUMS_BYTES)
-    listed = _read_sums(aside, digest)
-    for path in store.list(prefix):
-        if path.removeprefix(f"{prefix}/") not in (SUMS, *listed):
-            raise BundleError(
-                f"bundle {version_of(digest)} holds a file that {SUMS} doesn't list: {path}", "unlisted_file"
-            )
-    for name in listed:
-        _download(store, prefix, name, aside, MAX_FILE_BYTES)
-
-
-def _download(store: ObjectStore, prefix: str, name: str, aside: pathlib.Path, max_bytes: int) -> None:
-    digest = prefix.rpartition("/")[2]
-    source = store.local_path(f"{prefix}/{name}")
-    if source is not None and (source.is_symlink() or not source.is_file()):
-        raise BundleError(f"bundle {version_of(digest)} has no file {name}", "missing_file")
-    try:
-        store.download(f"{prefix}/{name}", aside / name, max_bytes=max_bytes)
-    except NotFound:
-        raise BundleError(f"bundle {version_of(digest)} lacks {name}", "missing_file") from None
+        return store.get(f"{prefix}/{name}", max_bytes=MAX_FILE_BYTES[name]).data
     except TooLarge as error:
         raise BundleError(error.message, "oversize") from None
 
 
-def _verified(folder: pathlib.Path, digest: str) -> LocalBundle:
-    """Return the bundle in a folder of this host if every byte of it is what its address says."""
-    version = version_of(digest)
-    listed = _read_sums(folder, digest)
-    for path in folder.iterdir():
-        if path.name not in listed and path.name != SUMS:
-            raise BundleError(f"bundle {version} holds a file that {SUMS} doesn't list: {path.name}", "unlisted_file")
-    for name, expected in listed.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"bundle {version} lacks {name}", "missing_file")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise BundleError(
-                    f"{name} of bundle {version} doesn't have its digest: torn or tampered with", "wrong_digest"
-                )
-    return LocalBundle(digest=digest, folder=folder, manifest=_parse_manifest((folder / MANIFEST).read_bytes(), digest))
+def vouched(sums: bytes, signatures: bytes | None, digest: str, trust: Trust) -> str:
+    """Return the id of the trusted key that signed a bundle's sums, empty where nobody had to."""
+    try:
+        return trust.verify(signing.BUNDLE, sums, signatures)
+    except SignatureError as error:
+        raise BundleError(f"bundle {version_of(digest)} {error.message}", error.reason, fix=error.fix) from None
 
 
-def _read_sums(folder: pathlib.Path, digest: str) -> dict[str, str]:
-    """Return the digest of each file that SHA256SUMS lists, once it has its own: only then are its lines looked at."""
-    sums = (folder / SUMS).read_bytes()
+def check_sums(sums: bytes, digest: str) -> None:
+    """Check that these are the sums that an address names; raises BundleError."""
     if hashlib.sha256(sums).hexdigest() != digest:
         raise BundleError(
             f"{SUMS} of bundle {version_of(digest)} is not the one that its address names", "wrong_digest"
         )
-    return _parse_sums(sums, digest)
 
 
-def _parse_sums(sums: bytes, digest: str) -> dict[str, str]:
+def parse_sums(sums: bytes, digest: str) -> dict[str, str]:
+    """Return the digest of each file that sums list; raises BundleError where a line or a name is none."""
     listed: dict[str, str] = {}
     for line in sums.decode("utf-8", "replace").splitlines():
         match = _SUMS_LINE.fullmatch(line)
@@ -242,13 +201,16 @@ def _parse_sums(sums: bytes, digest: str) -> dict[str, str]:
 
 def _check_names(names: Mapping[str, object]) -> None:
     for name in names:
-        if not _NAME.fullmatch(name) or name == SUMS:
+        if not _NAME.fullmatch(name) or name in (SUMS, SIGNATURES):
             raise BundleError(f"no file of a bundle may be named {name!r}", "bad_name")
+        if name not in FILES:
+            raise BundleError(f"a bundle has no file {name!r}", "unknown_file")
     if missing := REQUIRED - set(names):
         raise BundleError(f"a bundle needs {', '.join(sorted(missing))}", "missing_file")
 
 
-def _parse_manifest(data: bytes, digest: str) -> Manifest:
+def parse_manifest(data: bytes, digest: str) -> Manifest:
+    """Return a manifest; raises BundleError where it is none."""
     try:
         return Manifest.model_validate_json(data)
     except pydantic.ValidationError as error:
@@ -257,16 +219,3 @@ def _parse_manifest(data: bytes, digest: str) -> Manifest:
         raise BundleError(
             f"the manifest of {version_of(digest)} is wrong at {place or 'its start'}: {first['msg']}", "bad_manifest"
         ) from None
-
-
-def _sweep(cache: pathlib.Path) -> None:
-    """Remove what a process that was killed amid a copy left; nobody else copies while the lock is held."""
-    for left in cache.glob(f"{_ASIDE}*"):
-        _remove(left)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)

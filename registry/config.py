@@ -17,7 +17,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError
 
 from protos.errors import ConfigurationError
-from registry.sections import AtRestSection, LogSection, ModelSection, RegistrySection, Section, StreamSection
+from registry.sections import (
+    AtRestSection,
+    BundlesSection,
+    LogSection,
+    ModelSection,
+    RegistrySection,
+    Section,
+    SigningSection,
+    StreamSection,
+)
 
 ENVIRONMENT_PREFIX = "EVERSTILL_"
 
@@ -31,6 +40,8 @@ class SharedSettings(BaseSettings):
 
     model: ModelSection = Field(ModelSection(), description="The model that is served.")
     registry: RegistrySection = Field(RegistrySection(), description="Where versions live.")
+    signing: SigningSection = Field(SigningSection(), description="Who may publish versions.")
+    bundles: BundlesSection = Field(BundlesSection(), description="What a version's files may be.")
     stream: StreamSection = Field(StreamSection(), description="Where pairs travel.")
     at_rest: AtRestSection = Field(AtRestSection(), description="How captured inputs lie on disk.")
     log: LogSection = Field(LogSection(), description="How processes log.")

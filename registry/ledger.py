@@ -20,7 +20,7 @@ import pydantic
 from protos.errors import ConflictError, FormatError
 from registry.pointers import Pointers
 from registry.sections import Section
-from registry.store import AlreadyExists, NotFound, ObjectStore
+from registry.store import AlreadyExists, NotFound, ObjectStore, TooLarge
 
 Kind = Literal[
     "bootstrap",
@@ -40,6 +40,8 @@ Kind = Literal[
     "signing",
 ]
 GENESIS = "0" * 64
+#: A line has some KiB, with a range in `learned_from` for each gap; more than this is somebody else's doing, and isn't read.
+MAX_BYTES = 2**24
 #: Keys that lines of versions before don't have: where they are unset, they are left out of the bytes and of the hash.
 ADDED_LATER = frozenset({"learned_from", "teacher_version", "config_digest", "code_version"})
 
@@ -288,7 +290,9 @@ class Ledger:
 
     def _read(self, number: int) -> Line:
         try:
-            return Line.model_validate_json(self._store.get(self._path(number)).data)
+            return Line.model_validate_json(self._store.get(self._path(number), max_bytes=MAX_BYTES).data)
+        except TooLarge as error:
+            raise LedgerError(f"ledger line {number} is not a line: {error.message}", number) from None
         except pydantic.ValidationError:
             raise LedgerError(f"ledger line {number} is not a line: torn or changed", number) from None
 

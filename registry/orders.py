@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from protos.errors import ConfigurationError, ConflictError, EverstillError
-from registry.bundle import Manifest, fetch_bundle, version_of
+from registry.bundle import Manifest, version_of
+from registry.fetching import Policy, fetch_bundle
 from registry.ledger import Facts, Ledger, LedgerMoved, Line
 from registry.pointers import Pointers
 from registry.standing import Standing, apply_ledger, find_digest, sentence_of
@@ -73,15 +74,18 @@ class _Plan:
     nothing: bool = False
 
 
-def carry_out(store: ObjectStore, model: str, order: Order, *, cache: pathlib.Path, facts: Facts) -> Outcome:
+def carry_out(
+    store: ObjectStore, model: str, order: Order, *, cache: pathlib.Path, policy: Policy, facts: Facts
+) -> Outcome:
     """Carry an order out; whatever a command or a loop that was killed has left half done is finished first.
 
     Args:
         cache: where the target's bundle is fetched to and checked.
+        policy: what the target has to be, and who has to have signed it.
         facts: of this process, for its line.
 
     Raises:
-        Refused: another version is live than expected, or a pin or a freeze forbids it. BundleError: the target is not whole.
+        Refused: another version is live than expected, or a pin or a freeze forbids it. BundleError: the target is not whole, or isn't signed as it has to be.
         EverstillError: there is no such version. LedgerError: the ledger is damaged: nothing is decided on it.
     """
     ledger, pointers = Ledger(store, model, facts), Pointers(store, model)
@@ -92,7 +96,9 @@ def carry_out(store: ObjectStore, model: str, order: Order, *, cache: pathlib.Pa
         plan = _plan(order, standing, lines, pointers, model)
         if plan.done is not None or plan.nothing:
             return Outcome(plan.done, False, standing)
-        manifest = _whole(store, plan.digest, cache, model) if order.kind in ("promote", "rollback", "pin") else None
+        manifest = (
+            _whole(store, plan.digest, cache, policy, model) if order.kind in ("promote", "rollback", "pin") else None
+        )
         name = f"order-{order.order_id}" if order.order_id else f"{order.kind}-{len(lines) + 1}"
         try:
             line = ledger.append(
@@ -206,9 +212,9 @@ def _check_holds(order: Order, standing: Standing) -> None:
         raise Refused(f"{sentence_of(standing.freeze)}; nothing was changed", fix="everstill unfreeze first")
 
 
-def _whole(store: ObjectStore, digest: str, cache: pathlib.Path, model: str) -> Manifest:
+def _whole(store: ObjectStore, digest: str, cache: pathlib.Path, policy: Policy, model: str) -> Manifest:
     """Fetch and verify the bundle that shall serve: no pointer moves to one that no gateway could load."""
-    manifest = fetch_bundle(store, digest, cache).manifest
+    manifest = fetch_bundle(store, digest, cache, policy).manifest
     if manifest.model != model:
         raise EverstillError(f"version {version_of(digest)} is of model {manifest.model}, not {model}")
     return manifest

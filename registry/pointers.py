@@ -62,6 +62,8 @@ class _TrialPointer(pydantic.RootModel[_OpenTrial | _NoTrial]):
     """What trial.json holds."""
 
 
+#: A pointer has a few hundred bytes; more is somebody else's doing, and isn't read.
+MAX_BYTES = 2**16
 Pointer = TypeVar("Pointer", bound=pydantic.BaseModel)
 
 
@@ -141,7 +143,7 @@ class Pointers:
     def _read(self, name: str, kind: type[Pointer]) -> tuple[Pointer | None, str | None]:
         path = f"{self._folder}/{name}.json"
         try:
-            blob = self._store.get(path)
+            blob = self._store.get(path, max_bytes=MAX_BYTES)
         except NotFound:
             return None, None
         try:

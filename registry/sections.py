@@ -6,6 +6,7 @@
 import base64
 import binascii
 import pathlib
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -231,6 +232,80 @@ def _key_bytes(secret: SecretStr) -> bytes:
     if text and len(key) != 32:
         raise ValueError(f"has {len(key)} bytes, not 32: make one with `openssl rand -base64 32`")
     return key
+
+
+class SigningSection(Section):
+    """Who may publish versions: the loop signs with a private key, whoever loads a version asks for a pinned public one. See docs/security.md."""
+
+    key_file: pathlib.Path | None = Field(
+        None,
+        description="The loop's private key, a PEM file that others can't read, relative to this file; unset: nothing is signed. "
+        "`everstill signing-keys create` makes one. Gateways need none.",
+    )
+    public_keys: tuple[str, ...] = Field(
+        (),
+        description="Keys whose versions are loaded, each `ed25519:` and 32 bytes in base64; several while a key is changed. With any, a signature "
+        "that is there has to be one of theirs.",
+    )
+    revoked_keys: tuple[str, ...] = Field(
+        (), description="Ids (16 hex digits) of keys that were lost: what is signed by nobody else is refused."
+    )
+    required: bool = Field(
+        False,
+        description="Whether a version without a signature is refused too; switch it on once every version is signed.",
+    )
+
+    @field_validator("public_keys")
+    @classmethod
+    def _public(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            public_key_bytes(one)
+        return value
+
+    @field_validator("revoked_keys")
+    @classmethod
+    def _ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if not re.fullmatch(r"[0-9a-f]{16}", one):
+                raise ValueError(
+                    f"holds {one!r}, which is not a key's id: 16 hex digits, see `everstill signing-keys show`"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SigningSection":
+        if self.required and not self.public_keys:
+            raise ValueError("required is on and public_keys is empty: no version could be loaded")
+        return self
+
+
+def public_key_bytes(text: str) -> bytes:
+    """Return the 32 bytes of a public key as it is written in the configuration; raises ValueError with a sentence."""
+    kind, _, encoded = text.partition(":")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if kind != "ed25519" or len(key) != 32:
+        raise ValueError(
+            f"holds {text!r}, which is not `ed25519:` and 32 bytes in base64: see `everstill signing-keys show`"
+        )
+    return key
+
+
+class BundlesSection(Section):
+    """What a version's files may be; whatever is beyond is refused before ONNX Runtime sees a byte."""
+
+    max_bytes: int = Field(8 * 2**30, description="Bytes of all of a version's files together.", ge=2**16)
+    max_tensor_bytes: int = Field(
+        4 * 2**30, description="Bytes of one tensor that a graph declares with a fixed size.", ge=2**10
+    )
+    max_nodes: int = Field(
+        100_000, description="Nodes of a graph, those of inner graphs and of called functions counted each time.", ge=1
+    )
+    allowed_domains: tuple[str, ...] = Field(
+        ("ai.onnx", "ai.onnx.ml", "com.microsoft"), description="Domains whose operators a graph may use.", min_length=1
+    )
 
 
 class LogSection(Section):

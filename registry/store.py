@@ -69,15 +69,18 @@ class ObjectStore:
     def __init__(self, backend: LocalStore | MemoryStore) -> None:
         self._backend = backend
 
-    def get(self, path: str) -> Blob:
+    def get(self, path: str, *, max_bytes: int | None = None) -> Blob:
         """Return the object; never torn, since every write is renamed into place.
 
         Raises:
             NotFound: no object has this path.
+            TooLarge: it has more than `max_bytes`; nothing of it was read.
         """
         _check_path(path)
         with _named_errors("read", path):
             result = obstore.get(self._backend, path)
+            if max_bytes is not None:
+                _check_size(path, result.meta["size"], max_bytes)
             data = bytes(result.bytes())
             return Blob(data, self._version(data, result.meta["e_tag"]))
 
@@ -86,14 +89,14 @@ class ObjectStore:
 
         Raises:
             NotFound: no object has this path.
-            TooLarge: it has more than `max_bytes`; nothing of it was read.
+            TooLarge: it has more than `max_bytes`.
             OSError: the target can't be written.
         """
         _check_path(path)
         with _named_errors("read", path):
             result = obstore.get(self._backend, path)
-        if result.meta["size"] > max_bytes:
-            raise TooLarge(f"{path} has {result.meta['size']} bytes, more than the {max_bytes} that are allowed")
+        _check_size(path, result.meta["size"], max_bytes)
+        num_bytes = 0
         with target.open("xb") as file:
             pieces = iter(result.stream())
             while True:
@@ -101,6 +104,8 @@ class ObjectStore:
                     piece = next(pieces, None)
                 if piece is None:
                     break
+                num_bytes += len(piece)
+                _check_size(path, num_bytes, max_bytes)  # it may have grown meanwhile
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
@@ -283,6 +288,11 @@ def _check_path(path: str) -> None:
     for segment in path.split("/"):
         if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
             raise FormatError(f"{path!r} is not a path of the registry")
+
+
+def _check_size(path: str, num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise TooLarge(f"{path} has {num_bytes:,} bytes, more than the {max_bytes:,} that are allowed")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import structlog
 from protos.errors import EverstillError
 from registry import logs
 from registry.at_rest import AtRest, KeyMissing
-from registry.bundle import fetch_bundle
+from registry.bundle import BundleError
+from registry.fetching import Policy, fetch_bundle
 from registry.pointers import Trial
 from registry.stopping import Stopping
 from registry.store import ObjectStore, open_store
@@ -34,8 +35,10 @@ from serving.shadow.publishers import open_publisher
 from serving.shadow.rings import Rings, folder_of
 from serving.shadow.spool import Spool
 from serving.shadow.trial import OpenTrial
-from serving.student.session import StudentSession
+from serving.student.loader import check_belongs
+from serving.student.session import StudentError, StudentSession
 from serving.teacher.client import TeacherClient
+from serving.telemetry import REFUSED
 
 
 class MirroredModel:
@@ -176,6 +179,7 @@ class TrialFollower:
     def __init__(self, store: ObjectStore, settings: ServingSettings, mirror: Mirror) -> None:
         self._store = store
         self._settings = settings
+        self._policy = Policy.of(settings.signing, settings.bundles)
         self._mirror = mirror
         self._open = ""
 
@@ -207,7 +211,8 @@ class TrialFollower:
             structlog.get_logger().info("trial opened", trial_id=trial.trial_id, candidate=candidate.version)
 
     def _load(self, digest: str) -> StudentSession:
-        bundle = fetch_bundle(self._store, digest, self._settings.registry.cache)
+        bundle = fetch_bundle(self._store, digest, self._settings.registry.cache, self._policy)
+        check_belongs(bundle, self._settings.model)
         return StudentSession.load(bundle, threads=self._settings.gateway.intra_op_threads)
 
 
@@ -218,7 +223,9 @@ def _follow(mirrored: Mapping[str, MirroredModel], channel: ControlChannel, wish
         try:
             model.follower.follow(trial)
         except EverstillError as error:
+            reason = error.reason if isinstance(error, BundleError | StudentError) else "unavailable"
+            REFUSED.labels(reason, name).inc()
             structlog.get_logger().error(
-                "trial can't be run", model=name, trial_id=wished["trial_id"], error=str(error)
+                "trial can't be run", model=name, trial_id=wished["trial_id"], reason=reason, error=str(error)
             )
-            channel.emit("refused", model=name, digest=wished["candidate"], reason=f"trial: {error}")
+            channel.emit("refused", model=name, digest=wished["candidate"], reason=f"trial: {reason}: {error}")

@@ -16,6 +16,7 @@ import structlog
 from protos.errors import EverstillError, TensorError
 from protos.tensors import Array
 from registry import logs
+from registry.fetching import Policy
 from registry.pointers import Trial
 from registry.stopping import Stopping
 from registry.store import open_store
@@ -48,6 +49,7 @@ class ServedHere:
             self.slot,
             settings.model,
             cache=settings.registry.cache,
+            policy=Policy.of(settings.signing, settings.bundles),
             cached_versions=CACHED_VERSIONS * num_models,
             threads=gateway.intra_op_threads,
             drain_deadline_s=gateway.drain_deadline_s,

@@ -44,12 +44,12 @@ def build_files(
         origin=origin.kind,
         parent=origin.parent,
         inputs=model.inputs,
-        output=TensorSpec(name=model.output, datatype="FP32", shape=(-1, model.num_classes)),
-        teacher_version=origin.teacher_version,
+        output=logits_of(model),
+        teacher_version=_printable(origin.teacher_version),
         pairs_learned=origin.pairs_learned,
         steps=origin.steps,
         parity_max_abs=parity,
-        student=dict(origin.student),
+        student={key: _printable(one) if isinstance(one, str) else one for key, one in origin.student.items()},
         newest_pair_unix_s=origin.newest_pair_unix_s,
     )
     return {
@@ -57,3 +57,13 @@ def build_files(
         MODEL: onnx_bytes,
         GOLDEN: pack_golden(golden_inputs, golden_logits_BC),
     }
+
+
+def logits_of(model: ModelSection) -> TensorSpec:
+    """Return what a student's graph gives."""
+    return TensorSpec(name=model.output, datatype="FP32", shape=(-1, model.num_classes))
+
+
+def _printable(text: str) -> str:
+    """Return a name of somebody else's, a teacher's version or a file, as a manifest takes it."""
+    return "".join(one if one.isprintable() else "?" for one in text)

@@ -13,11 +13,14 @@ from typing import NoReturn
 import numpy as np
 
 from distill_loop.config import ReleaseSection
+from distill_loop.release.candidate import logits_of
 from distill_loop.release.precheck import Artifact, measure_latency_ms
 from protos.errors import ConfigurationError
 from protos.tensors import BYTES, Array
+from registry.graph_check.model import check_graph
+from registry.graph_check.wire import GraphError
 from registry.plausible import plausible_rows
-from registry.sections import ModelSection, TensorSpec
+from registry.sections import BundlesSection, ModelSection, TensorSpec
 
 #: Types as ONNX Runtime calls them.
 RUNTIME_TYPES = {
@@ -33,6 +36,7 @@ WINDOW_TYPE = "tensor(int32)"
 TRIES = ((1, 16), (2, 16), (3, 24))
 GOLDEN_ROWS, GOLDEN_SIZE = 4, 16
 MAX_SUM_ERROR = 1e-3
+ONE_FILE = "Give one ONNX file that holds its weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,35 +53,39 @@ class FirstVersion:
 
 
 def examine(
-    path: pathlib.Path, model: ModelSection, limits: ReleaseSection, key: str = "release.first_version"
+    path: pathlib.Path,
+    model: ModelSection,
+    limits: ReleaseSection,
+    graphs: BundlesSection,
+    key: str = "release.first_version",
 ) -> FirstVersion:
     """Return the file as a version.
 
     Args:
-        key: the setting that names it.
+        graphs: what a graph may be that is fetched from the registry.
+        key: the setting that names the file.
 
     Raises:
         ConfigurationError: it can't be read or isn't what [model] declares; the sentence says what differs.
     """
     try:
-        return _examine(path, model, limits)
+        return _examine(path, model, limits, graphs)
     except ConfigurationError as error:
         raise ConfigurationError(f"{key} {error.message}", fix=error.fix) from None
 
 
-def _examine(path: pathlib.Path, model: ModelSection, limits: ReleaseSection) -> FirstVersion:
+def _examine(path: pathlib.Path, model: ModelSection, limits: ReleaseSection, graphs: BundlesSection) -> FirstVersion:
     try:
         onnx_bytes = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}", fix="Name an ONNX file") from None
     if len(onnx_bytes) > limits.max_bytes:
         _refuse(path, f"has {len(onnx_bytes)} bytes, release.max_bytes allows {limits.max_bytes}")
+    _check_loadable(path, onnx_bytes, model, graphs)
     try:
         artifact = Artifact(onnx_bytes, model.output, threads=1)
     except Exception as error:  # a supervision point: the runtime's errors have no common root
-        _refuse(
-            path, f"can't be loaded by ONNX Runtime: {_first_line(error)}", "Give one ONNX file that holds its weights"
-        )
+        _refuse(path, f"can't be loaded by ONNX Runtime: {_first_line(error)}", ONE_FILE)
     _check_graph(path, artifact, model)
     latency_ms = _check_answers(path, artifact, model, limits)
     golden = plausible_rows(model.inputs, GOLDEN_ROWS, GOLDEN_SIZE)
@@ -87,6 +95,16 @@ def _examine(path: pathlib.Path, model: ModelSection, limits: ReleaseSection) ->
         note = f"its output {model.output!r} looks like probabilities: callers get them where they expect logits"
     digest = hashlib.sha256(onnx_bytes).hexdigest()
     return FirstVersion(path.name, onnx_bytes, digest, latency_ms, golden, logits_BC, note)
+
+
+def _check_loadable(path: pathlib.Path, onnx_bytes: bytes, model: ModelSection, graphs: BundlesSection) -> None:
+    """Look at a file as whoever fetches it will; what its inputs and outputs are is told more precisely later."""
+    try:
+        check_graph(onnx_bytes, model.inputs, logits_of(model), graphs)
+    except GraphError as error:
+        if error.reason != "wrong_graph":
+            is_torn = error.reason in ("bad_protobuf", "external_data")
+            _refuse(path, error.message, ONE_FILE if is_torn else "No gateway would load it: see docs/security.md")
 
 
 def _check_graph(path: pathlib.Path, artifact: Artifact, model: ModelSection) -> None:
@@ -139,7 +157,7 @@ def _check_answers(path: pathlib.Path, artifact: Artifact, model: ModelSection, 
 
 
 def _outputs(model: ModelSection) -> tuple[TensorSpec, ...]:
-    return (TensorSpec(name=model.output, datatype="FP32", shape=(-1, model.num_classes)), *model.extra_outputs)
+    return (logits_of(model), *model.extra_outputs)
 
 
 def _shapes(rows: Mapping[str, Array]) -> str:

@@ -6,6 +6,7 @@ a trial is opened by (1) its bundle, (2) the checkpoint that holds it, (3) the t
 write can be repeated. Knows no statistics: the verdict is its caller's. One thread.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 import time
@@ -16,16 +17,20 @@ import structlog
 from torch import nn
 
 from distill_loop.config import ReleaseSection
-from distill_loop.release.candidate import Origin, build_files
+from distill_loop.release.candidate import Origin, build_files, logits_of
 from distill_loop.release.export import Exporter
 from distill_loop.release.first_version import FirstVersion, examine
 from distill_loop.release.precheck import Artifact, Precheck, precheck
 from distill_loop.release.sources import gap_id, sources
 from protos.tensors import Array
-from registry.bundle import MODEL, fetch_bundle, read_manifest, write_bundle
+from registry.bundle import MODEL, read_manifest, write_bundle
+from registry.fetching import Policy, fetch_bundle
+from registry.graph_check.model import check_graph
+from registry.graph_check.wire import GraphError
 from registry.ledger import Facts, Kind, Ledger, LedgerMoved, Line, Range
 from registry.pointers import Pointers, Trial
 from registry.sections import ModelSection
+from registry.signing import Signer
 from registry.standing import Standing, apply_ledger, sentence_of
 from registry.store import ObjectStore
 
@@ -37,6 +42,8 @@ class ReleaseOffice:
     """Releases versions of one model.
 
     Args:
+        policy: what a version that is fetched has to be.
+        signer: signs what is published; None where nothing is signed.
         epoch: of the loop's lease; pointers refuse an older one.
         text_bytes: width of the window that a BYTES input is read through.
         facts: what this process writes into each ledger line.
@@ -49,6 +56,8 @@ class ReleaseOffice:
         settings: ReleaseSection,
         *,
         cache: pathlib.Path,
+        policy: Policy,
+        signer: Signer | None = None,
         epoch: int,
         actor: str,
         text_bytes: int,
@@ -58,6 +67,8 @@ class ReleaseOffice:
         self._model = model
         self._settings = settings
         self._cache = cache
+        self._policy = policy
+        self._signer = signer
         self._epoch = epoch
         self._actor = actor
         self.pointers = Pointers(store, model.name)
@@ -83,6 +94,10 @@ class ReleaseOffice:
             if not check.wrong or last:
                 break
             self._exporter.forget()
+        try:
+            check_graph(onnx_bytes, self._model.inputs, logits_of(self._model), self._policy.limits)
+        except GraphError as error:  # nobody who fetches it would load it
+            check = dataclasses.replace(check, reasons=(*check.reasons, error.message))
         return onnx_bytes, artifact, check
 
     def cut(
@@ -100,7 +115,7 @@ class ReleaseOffice:
             return None, check
         golden = {name: array[-self._settings.golden_rows :] for name, array in rows.items()}
         files = build_files(self._model, onnx_bytes, golden, artifact.logits(golden), check.parity_max_abs, origin)
-        digest = write_bundle(self._store, files)
+        digest = write_bundle(self._store, files, self._signer)
         self._artifacts[digest] = artifact
         return digest, check
 
@@ -113,7 +128,7 @@ class ReleaseOffice:
         path = self._settings.first_version
         if path is None or Standing.of(self.ledger.lines()).moving is not None:
             return None
-        first = examine(path, self._model, self._settings)
+        first = examine(path, self._model, self._settings, self._policy.limits)
         if first.note:
             self._log.warning("the first version's file", note=first.note)
         return self.bootstrap(self._publish(first), _evidence_of(first))
@@ -134,7 +149,7 @@ class ReleaseOffice:
         )
         if known is not None and known.evidence.get("sha256") == sha256:
             return None
-        file = examine(path, self._model, self._settings, "release.floor")
+        file = examine(path, self._model, self._settings, self._policy.limits, "release.floor")
         return self.ledger.append(
             kind="floor",
             trial_id=f"floor-{len(lines) + 1}",
@@ -149,13 +164,13 @@ class ReleaseOffice:
         student = {"student": "file", "file": file.name, "sha256": file.sha256}
         origin = Origin("bootstrap", None, "", 0, 0, student, time.time())
         files = build_files(self._model, file.onnx_bytes, file.golden, file.golden_logits_BC, 0.0, origin)
-        return write_bundle(self._store, files)
+        return write_bundle(self._store, files, self._signer)
 
     def artifact(self, digest: str) -> Artifact:
         """Return a version as the serving runtime runs it."""
         if digest not in self._artifacts:
-            bundle = fetch_bundle(self._store, digest, self._cache)
-            self._artifacts[digest] = Artifact((bundle.folder / MODEL).read_bytes(), self._model.output, threads=1)
+            bundle = fetch_bundle(self._store, digest, self._cache, self._policy)
+            self._artifacts[digest] = Artifact(bundle.folder / MODEL, self._model.output, threads=1)
         return self._artifacts[digest]
 
     def bootstrap(

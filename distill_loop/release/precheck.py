@@ -5,6 +5,7 @@ size, latency of one row.
 """
 
 import dataclasses
+import pathlib
 import statistics
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import onnxruntime as ort
 
 from distill_loop.config import ReleaseSection
 from protos.tensors import BYTES, Array, datatype_of, text_window
+from registry.bundle import MODEL_DATA
 
 LATENCY_RUNS = 20
 
@@ -36,20 +38,23 @@ class Precheck:
 
 
 class Artifact:
-    """An exported student as the serving runtime runs it.
+    """An exported student as the serving runtime runs it, from its bytes or from its file, beside which its weights may lie.
 
     Raises:
         onnxruntime's own errors, where the bytes are no graph that it takes.
     """
 
-    def __init__(self, onnx_bytes: bytes, output: str, threads: int) -> None:
+    def __init__(self, graph: bytes | pathlib.Path, output: str, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            str(graph) if isinstance(graph, pathlib.Path) else graph, options, providers=["CPUExecutionProvider"]
+        )
         self._output = output
-        self.num_bytes = len(onnx_bytes)
+        #: Size, of weights that lie beside the file too.
+        self.num_bytes = _size_of(graph)
         #: Type and shape of each input and output by name, as the runtime says them.
         self.inputs = {one.name: (str(one.type), list(one.shape)) for one in self._session.get_inputs()}
         self.outputs = {one.name: (str(one.type), list(one.shape)) for one in self._session.get_outputs()}
@@ -71,6 +76,13 @@ class Artifact:
         if kind == "tensor(string)":
             return np.array([one.decode("utf-8", "replace") for one in array.reshape(-1)], object).reshape(array.shape)
         return text_window(array, int(shape[-1]))
+
+
+def _size_of(graph: bytes | pathlib.Path) -> int:
+    if isinstance(graph, bytes):
+        return len(graph)
+    parts = (graph, graph.with_name(MODEL_DATA))
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def precheck(

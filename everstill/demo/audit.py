@@ -11,7 +11,8 @@ from everstill.demo.display import Display
 from everstill.demo.score import Scores
 from everstill.recipes.recipe import Row
 from everstill.stack import Stack
-from registry.bundle import MODEL, fetch_bundle
+from registry.bundle import MODEL
+from registry.fetching import Policy, fetch_bundle
 from registry.ledger import Line
 from registry.store import ObjectStore
 
@@ -56,7 +57,9 @@ def audit(
     frozen = [-1] * len(rows)
     matching = [line.digest for line in lines if line.digest.startswith(frozen_version)] if frozen_version else []
     if matching:
-        bundle = fetch_bundle(store, matching[0], settings.registry.cache)
+        bundle = fetch_bundle(
+            store, matching[0], settings.registry.cache, Policy.of(settings.signing, settings.bundles)
+        )
         environment = {
             "EVERSTILL_TEACHER_SERVER__ONNX": str(bundle.folder / MODEL),
             "EVERSTILL_TEACHER_SERVER__NAME": "frozen",

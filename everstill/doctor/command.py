@@ -17,6 +17,7 @@ from everstill.doctor.check import Check, exit_code, fail, ok
 from everstill.doctor.machine import machine
 from everstill.doctor.places import places
 from everstill.doctor.stream import secrets, stream
+from everstill.doctor.trust import trust
 from everstill.options import ConfigOption, JsonOption, ModelOption, config_path, models_of
 from protos.errors import ConfigurationError
 
@@ -67,6 +68,7 @@ def quick(
     yield from places(models)
     yield from stream(next(iter(models.values())), config, makes_topics=makes_topics)
     yield from secrets(next(iter(models.values())), config)
+    yield from trust(next(iter(models.values())))
     for settings in models.values():
         yield from parts.teacher(settings)
         yield from parts.versions(settings)

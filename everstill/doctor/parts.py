@@ -14,7 +14,8 @@ from everstill.doctor.check import Check, attempt, fail, warn
 from everstill.rooms import Description, Tensor
 from everstill.topology import reachable, teacher_is_ours
 from protos.errors import ConfigurationError, EverstillError
-from registry.bundle import MODEL, fetch_bundle
+from registry.bundle import MODEL
+from registry.fetching import Policy, fetch_bundle
 from registry.pointers import Pointers
 from registry.sections import TensorSpec
 from registry.store import open_store
@@ -53,7 +54,9 @@ def versions(settings: EverstillSettings) -> Iterator[Check]:
         live = Pointers(store, name).live()
         if live is None:
             return None
-        bundle = fetch_bundle(store, live.digest, settings.registry.cache)
+        bundle = fetch_bundle(
+            store, live.digest, settings.registry.cache, Policy.of(settings.signing, settings.bundles)
+        )
         described = rooms.describe_file(str(bundle.folder / MODEL))
         if misfits := student_misfits(settings, described):
             return fail(
@@ -62,7 +65,8 @@ def versions(settings: EverstillSettings) -> Iterator[Check]:
                 "Let [model] say what it was trained for",
                 ConfigurationError,
             )
-        return f"{live.digest[:12]} is whole and loads"
+        whose = f"signed by {bundle.signed_by}" if bundle.signed_by else "signed by no pinned key"
+        return f"{live.digest[:12]} is whole and loads, {whose}"
 
     yield from attempt(f"live version of {name}", look)
 

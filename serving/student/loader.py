@@ -12,7 +12,8 @@ import structlog
 
 from protos.errors import EverstillError, FormatError, TensorError
 from protos.tensors import numpy_type
-from registry.bundle import GOLDEN, BundleError, LocalBundle, fetch_bundle, prune_cache
+from registry.bundle import GOLDEN, BundleError
+from registry.fetching import LocalBundle, Policy, fetch_bundle, prune_cache
 from registry.golden import unpack_golden
 from registry.sections import ModelSection, TensorSpec
 from registry.store import ObjectStore
@@ -30,6 +31,7 @@ class Loader:
     """Loads versions into a slot.
 
     Args:
+        policy: what a version has to be, and who has to have signed it.
         cached_versions: kept in the cache, which all models of a gateway share.
         recent_shapes: batch shapes that callers sent lately, by input name.
     """
@@ -41,6 +43,7 @@ class Loader:
         model: ModelSection,
         *,
         cache: pathlib.Path,
+        policy: Policy,
         cached_versions: int = CACHED_VERSIONS,
         threads: int,
         drain_deadline_s: float,
@@ -50,6 +53,7 @@ class Loader:
         self._slot = slot
         self._model = model
         self._cache = cache
+        self._policy = policy
         self._cached_versions = cached_versions
         self._threads = threads
         self._drain_deadline_s = drain_deadline_s
@@ -61,7 +65,7 @@ class Loader:
         if self._slot.digest == digest:
             return None
         try:
-            session = self._prepare(fetch_bundle(self._store, digest, self._cache))
+            session = self._prepare(fetch_bundle(self._store, digest, self._cache, self._policy))
         except (BundleError, StudentError) as error:
             return self._refuse(digest, error, error.reason)
         except EverstillError as error:
@@ -71,7 +75,13 @@ class Loader:
             return self._refuse(digest, error, "unforeseen")
         drained = self._slot.swap(session, drain_deadline_s=self._drain_deadline_s)
         SWAPS.labels(self._model.name).inc()
-        self._log.info("version swapped in", version=session.version, digest=digest, drained=drained)
+        self._log.info(
+            "version swapped in",
+            version=session.version,
+            digest=digest,
+            signed_by=session.signed_by,
+            drained=drained,
+        )
         self._prune()
         return None
 
@@ -87,19 +97,12 @@ class Loader:
         Raises:
             StudentError: it is for another model, or doesn't give its golden answers.
         """
-        outputs = bundle.manifest.output
-        if (
-            bundle.manifest.model != self._model.name
-            or list(map(_tensor, bundle.manifest.inputs)) != list(map(_tensor, self._model.inputs))
-            or outputs.name != self._model.output
-            or outputs.shape[-1] != self._model.num_classes
-        ):
-            raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
-        session = StudentSession.load(bundle, threads=self._threads, extra_outputs=self._model.extra_outputs)
-        try:
+        check_belongs(bundle, self._model)
+        try:  # read before there is a session: a file that isn't one costs nothing
             golden, expected_BC = unpack_golden(bundle.folder / GOLDEN, bundle.manifest.inputs)
         except FormatError as error:
             raise StudentError(f"version {bundle.version}: {error.message}", "wrong_golden") from None
+        session = StudentSession.load(bundle, threads=self._threads, extra_outputs=self._model.extra_outputs)
         try:
             actual_BC, _ = session.run_with(golden, [spec.name for spec in self._model.extra_outputs])
         except (InputRefused, TensorError) as error:
@@ -127,6 +130,18 @@ class Loader:
         REFUSED.labels(reason, self._model.name).inc()
         self._log.error("version refused", digest=digest, reason=reason, error=str(error), serving=self._slot.version)
         return f"{reason}: {error}"
+
+
+def check_belongs(bundle: LocalBundle, model: ModelSection) -> None:
+    """Check that a version was made for this model; raises StudentError."""
+    outputs = bundle.manifest.output
+    if (
+        bundle.manifest.model != model.name
+        or list(map(_tensor, bundle.manifest.inputs)) != list(map(_tensor, model.inputs))
+        or outputs.name != model.output
+        or outputs.shape[-1] != model.num_classes
+    ):
+        raise StudentError(f"version {bundle.version} is of another model than [model] declares", "wrong_model")
 
 
 def _tensor(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:

@@ -13,7 +13,8 @@ import onnxruntime as ort
 
 from protos.errors import FormatError
 from protos.tensors import BYTES, Array, text_window
-from registry.bundle import MODEL, LocalBundle, Manifest
+from registry.bundle import MODEL, Manifest
+from registry.fetching import LocalBundle
 from registry.sections import TensorSpec
 from serving.graph_tensors import DATATYPE_OF, as_answer, as_text, shape_of
 
@@ -46,6 +47,7 @@ class StudentSession:
         self._session = session
         self.digest = bundle.digest
         self.version = bundle.version
+        self.signed_by = bundle.signed_by
         self.manifest: Manifest = bundle.manifest
         self._output = bundle.manifest.output.name
         nodes = {one.name: one for one in session.get_inputs()}

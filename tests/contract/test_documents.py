@@ -4,9 +4,11 @@ import pathlib
 import re
 import subprocess
 import sys
+import typing
 
 import pytest
 
+from registry import bundle
 from scripts import pin
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,6 +45,16 @@ def test_every_reason_of_a_refusal_is_in_the_table_of_the_protocol() -> None:
 
     assert len(reasons) > 25
     assert not {reason for reason in reasons - {"unknown_call", "registry_decides"} if f"`{reason}`" not in page}
+
+
+def test_every_reason_of_a_version_s_refusal_is_on_the_page_of_security() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    loading = re.findall(r'Error\([^)]*"(\w+)"\)', (ROOT / "serving/student/loader.py").read_text(encoding="utf-8"))
+
+    reasons = {reason for kind in typing.get_args(bundle.Reason) for reason in typing.get_args(kind) or (kind,)}
+
+    assert len(reasons) > 20
+    assert not {reason for reason in reasons | set(loading) if f"`{reason}`" not in page}
 
 
 def test_every_direct_dependency_has_a_licence_and_a_reason() -> None:

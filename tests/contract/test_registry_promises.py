@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from protos.errors import ConflictError, FormatError
-from registry.bundle import fetch_bundle, read_manifest, version_of, write_bundle
+from registry.bundle import read_manifest, version_of, write_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.lease import Lease, LeaseHeld, LeaseLost
 from registry.ledger import GENESIS, Ledger, Line
 from registry.pointers import Checkpoint, Live, Pointers, StaleEpoch, Trial
@@ -261,7 +262,7 @@ def test_a_bundle_comes_back_as_it_was_written(store: ObjectStore, tmp_path: pat
     files = make_student_files(model=MODEL, winner=7)
     digest = write_bundle(store, files)
 
-    bundle = fetch_bundle(store, digest, tmp_path / "cache")
+    bundle = fetch_bundle(store, digest, tmp_path / "cache", Policy())
 
     assert bundle.version == version_of(digest) == digest[:12]
     assert {name: (bundle.folder / name).read_bytes() for name in files} == files

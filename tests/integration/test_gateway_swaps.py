@@ -10,19 +10,33 @@ import pytest
 
 from registry.bundle import MODEL as MODEL_FILE
 from registry.bundle import version_of
+from registry.pointers import Trial
+from registry.store import FolderStore
 from serving.rpc.client import InferenceClient, RpcError
 from tests.support.gateways import MODEL, RunningGateway, client, gateway
-from tests.support.students import make_student_files, publish_student
+from tests.support.hostile import KEY, LOST, SIGNER, hostile_bundles
+from tests.support.students import BYTES, make_student_files, publish_student
 from tests.support.waiting import wait_for
 
 ROW = {"bytes": np.zeros((1, 2048), np.int32)}
+SIGNED_ONLY = f"""
+[signing]
+public_keys = ["{KEY.text}", "{LOST.text}"]
+revoked_keys = ["{LOST.id}"]
+required = true
+"""
+#: One of each kind; all of them go through a loader in tests/unit/test_hostile_bundles.py.
+POINTED_AT = (
+    "unsigned", "a revoked key", "an operator of its own", "a path out of the folder",
+    "half of it", "golden answers that unfold",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """One gateway for the module, serving winner 3 at first."""
-    with gateway(tmp_path_factory.mktemp("gateway")) as started:
-        digest = publish_student(started.store, winner=3)
+    """One gateway for the module that loads what is signed, serving winner 3 at first."""
+    with gateway(tmp_path_factory.mktemp("gateway"), settings=SIGNED_ONLY) as started:
+        digest = publish_student(started.store, SIGNER, winner=3)
         started.point(digest)
         started.wait_for_live(version_of(digest))
         yield started
@@ -34,12 +48,43 @@ def asking(running: RunningGateway) -> Iterator[InferenceClient]:
         yield connection
 
 
+class Callers:
+    """Four callers who ask all the time while this is open. `answers` are versions and their top classes."""
+
+    def __init__(self, running: RunningGateway) -> None:
+        self.answers: list[tuple[str, int]] = []
+        self.failures: list[str] = []
+        self._running = running
+        self._ending = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
+
+    def _ask(self) -> None:
+        with client(self._running.address()) as connection:
+            while not self._ending.is_set():
+                try:
+                    answer = connection.infer(MODEL, ROW)
+                except RpcError as error:
+                    self.failures.append(str(error))
+                else:
+                    self.answers.append((answer.version, int(answer.outputs["logits"].argmax())))
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+
 def winner(asking: InferenceClient) -> int:
     return int(asking.infer(MODEL, ROW).outputs["logits"].argmax())
 
 
 def serve(running: RunningGateway, winner: int) -> str:
-    digest = publish_student(running.store, winner=winner)
+    digest = publish_student(running.store, SIGNER, winner=winner)
     running.point(digest)
     running.wait_for_live(version_of(digest))
     return digest
@@ -63,39 +108,42 @@ def test_an_answer_names_the_version_that_gave_it(running: RunningGateway, askin
 
 
 def test_no_request_fails_while_versions_are_swapped(running: RunningGateway) -> None:
-    digests = {version_of(publish_student(running.store, winner=one)): one for one in range(20, 26)}
+    digests = {version_of(publish_student(running.store, SIGNER, winner=one)): one for one in range(20, 26)}
     serve(running, winner=20)
-    ending, answers, failures = threading.Event(), list[tuple[str, int]](), list[str]()
+    with Callers(running) as callers:
+        for one in range(21, 26):
+            serve(running, winner=one)
 
-    def load() -> None:
-        with client(running.address()) as connection:
-            while not ending.is_set():
-                try:
-                    answer = connection.infer(MODEL, ROW)
-                except RpcError as error:
-                    failures.append(str(error))
-                else:
-                    answers.append((answer.version, int(answer.outputs["logits"].argmax())))
+    assert not callers.failures
+    assert {version for version, _ in callers.answers} == set(digests)
+    assert all(digests[version] == top for version, top in callers.answers)
 
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for one in range(21, 26):
-        serve(running, winner=one)
-    ending.set()
-    for thread in threads:
-        thread.join()
 
-    assert not failures
-    assert {version for version, _ in answers} == set(digests)
-    assert all(digests[version] == top for version, top in answers)
+def test_hostile_bundles_cost_no_caller_an_answer(running: RunningGateway) -> None:
+    hostile = hostile_bundles(BYTES, 214)
+    before = serve(running, winner=30)
+    assert isinstance(running.store, FolderStore)
+
+    with Callers(running) as callers:
+        for name in POINTED_AT:
+            digest = hostile[name].publish(running.store)
+            running.point(digest)
+            refused_for(running, digest, hostile[name].reason)
+        candidate = hostile["an unknown key"].publish(running.store)
+        running.open_trial(Trial(trial_id="t-1", incumbent=before, candidate=candidate, share=1.0, opened_unix_s=0.0))
+        refusal = running.wait_for_refusal(version_of(candidate))
+
+    assert refusal["reason"].startswith("trial: unknown_key: ")
+    assert running.metric("everstill_student_refused_total", reason="unknown_key") >= 1
+    assert not callers.failures
+    assert {version for version, _ in callers.answers} == {version_of(before)}
 
 
 def test_a_torn_bundle_is_refused_and_the_old_version_serves_on(
     running: RunningGateway, asking: InferenceClient
 ) -> None:
     serve(running, winner=7)
-    torn = publish_student(running.store, winner=8)
+    torn = publish_student(running.store, SIGNER, winner=8)
     path = f"bundles/{torn}/{MODEL_FILE}"
     running.store.put(path, running.store.get(path).data[:-10])
 
@@ -110,7 +158,7 @@ def test_a_tampered_bundle_is_refused_and_the_old_version_serves_on(
     running: RunningGateway, asking: InferenceClient
 ) -> None:
     serve(running, winner=9)
-    tampered = publish_student(running.store, winner=10)
+    tampered = publish_student(running.store, SIGNER, winner=10)
     running.store.put(f"bundles/{tampered}/payload.py", b"import os")
 
     running.point(tampered)
@@ -123,7 +171,7 @@ def test_a_bundle_that_does_not_give_its_golden_answers_is_refused(
     running: RunningGateway, asking: InferenceClient
 ) -> None:
     serve(running, winner=11)
-    wrong = publish_student(running.store, winner=12, golden_winner=13)
+    wrong = publish_student(running.store, SIGNER, winner=12, golden_winner=13)
 
     running.point(wrong)
 
@@ -133,7 +181,7 @@ def test_a_bundle_that_does_not_give_its_golden_answers_is_refused(
 
 def test_a_bundle_of_another_model_is_refused(running: RunningGateway, asking: InferenceClient) -> None:
     serve(running, winner=14)
-    other = publish_student(running.store, winner=15, num_classes=100)
+    other = publish_student(running.store, SIGNER, winner=15, num_classes=100)
 
     running.point(other)
 
@@ -144,7 +192,7 @@ def test_a_bundle_of_another_model_is_refused(running: RunningGateway, asking: I
 def test_a_bundle_that_is_mended_serves_without_another_word(running: RunningGateway, asking: InferenceClient) -> None:
     serve(running, winner=16)
     files = make_student_files(winner=17)
-    torn = publish_student(running.store, winner=17)
+    torn = publish_student(running.store, SIGNER, winner=17)
     running.store.put(f"bundles/{torn}/{MODEL_FILE}", b"torn")
     running.point(torn)
     running.wait_for_refusal(version_of(torn))

@@ -11,7 +11,7 @@ import pytest
 
 from distill_loop.gates.rejudge import rejudge
 from protos.topics import PAIRS
-from registry.bundle import fetch_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.lease import Lease
 from tests.support.loops import MODEL, LoopUnderTest
 from tests.support.publishing import make_pair, make_trial_rows
@@ -52,7 +52,7 @@ def test_pairs_become_a_first_version_and_a_better_one_is_promoted(loop: LoopUnd
         lambda: (now := loop.pointers.live()) and now.digest == trial.candidate and now, what="the live pointer"
     )
     assert live.ledger_line == line.number
-    bundle = fetch_bundle(loop.store, trial.candidate, tmp_path / "fetched")
+    bundle = fetch_bundle(loop.store, trial.candidate, tmp_path / "fetched", Policy())
     assert bundle.manifest.parent == trial.incumbent
     assert not any(node.metadata_props for node in onnx.load(bundle.folder / "model.onnx").graph.node)
 

@@ -15,6 +15,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.trials import Trials
 from registry.bundle import version_of
+from registry.fetching import Policy
 from registry.store import ObjectStore, open_store
 from tests.support.tasks import NUM_CLASSES, Task
 from tests.support.tracing import TracedOnce
@@ -46,6 +47,7 @@ class DeskUnderTest:
             task.model,
             settings,
             cache=folder / "cache",
+            policy=Policy(),
             epoch=1,
             actor="a test",
             text_bytes=section.text_bytes,

@@ -7,7 +7,8 @@ import numpy as np
 from onnx import helper
 
 from protos.tensors import Array, strings
-from registry.bundle import MODEL, LocalBundle, Manifest
+from registry.bundle import MODEL, Manifest
+from registry.fetching import LocalBundle
 from registry.sections import ModelSection, TensorSpec
 from serving.student.session import StudentSession
 from tests.support.graphs import graph

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from protos.errors import ConflictError
-from registry.bundle import fetch_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.lease import Lease
 from registry.ledger import Ledger
 from registry.store import AlreadyExists, Moved, ObjectStore, open_store
@@ -114,7 +114,7 @@ def acquire(store: ObjectStore, name: str) -> object:
 
 def fetch(store: ObjectStore, digest: str, cache: str) -> object:
     """Fetch a bundle; returns its version."""
-    return fetch_bundle(store, digest, pathlib.Path(cache)).version
+    return fetch_bundle(store, digest, pathlib.Path(cache), Policy()).version
 
 
 def overwrite(store: ObjectStore, size: str) -> object:

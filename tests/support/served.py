@@ -7,6 +7,7 @@ import pathlib
 from obstore.store import MemoryStore
 
 from registry.bundle import write_bundle
+from registry.fetching import Policy
 from registry.ledger import Facts, Kind, Ledger, Line
 from registry.orders import Order, OrderKind, Outcome, carry_out
 from registry.pointers import Pointers
@@ -16,6 +17,7 @@ from tests.support.students import make_student_files
 
 MODEL = "filetypes"
 FACTS = Facts("c" * 64, "0.1.0+test")
+ANY = Policy()
 
 
 @dataclasses.dataclass
@@ -61,10 +63,12 @@ class Served:
         apply_ledger(self.ledger, Pointers(self.store, MODEL), 1)
         return line
 
-    def order(self, kind: OrderKind, store: ObjectStore | None = None, **asked: object) -> Outcome:
+    def order(
+        self, kind: OrderKind, store: ObjectStore | None = None, policy: Policy = ANY, **asked: object
+    ) -> Outcome:
         """Give an order as somebody called ann."""
         order = Order(kind, **{"actor": "ann@host", "reason": "a test", **asked})  # type: ignore[arg-type]
-        return carry_out(store or self.store, MODEL, order, cache=self.cache, facts=FACTS)
+        return carry_out(store or self.store, MODEL, order, cache=self.cache, policy=policy, facts=FACTS)
 
 
 def serve(folder: pathlib.Path, num: int = 3) -> Served:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import GOLDEN, MANIFEST, MODEL, Manifest, write_bundle
 from registry.sections import TensorSpec
+from registry.signing import Signer
 from registry.store import ObjectStore
 
 BYTES = (TensorSpec(name="bytes", datatype="INT32", shape=(-1, 2048)),)
@@ -95,6 +96,6 @@ def make_student_files(
     }
 
 
-def publish_student(store: ObjectStore, **options: object) -> str:
-    """Write such a bundle and return its digest; takes `make_student_files`' options."""
-    return write_bundle(store, make_student_files(**options))  # type: ignore[arg-type]
+def publish_student(store: ObjectStore, signer: Signer | None = None, **options: object) -> str:
+    """Write such a bundle, signed where there is a signer, and return its digest; takes `make_student_files`' options."""
+    return write_bundle(store, make_student_files(**options), signer)  # type: ignore[arg-type]

@@ -235,7 +235,15 @@ def test_a_version_whose_bundle_is_gone_still_has_its_lines(folder: pathlib.Path
 def test_versions_show_the_evidence_and_what_was_needed(folder: pathlib.Path) -> None:
     row = next(line for line in everstill("versions", cwd=folder).stdout.splitlines() if "promote" in line)
 
-    assert [cell.strip() for cell in row.strip("│").split("│")][4:] == ["20", "1", "90", "493", "100", "test"]
+    assert [cell.strip() for cell in row.strip("│").split("│")][4:] == [
+        "20",
+        "1",
+        "90",
+        "493",
+        "100",
+        "test",
+        "unsigned",
+    ]
 
 
 def test_status_says_who_stopped_who_is_silent_and_what_was_refused(folder: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.trials import Trials
 from protos.errors import FormatError
+from registry.fetching import Policy
 from registry.ledger import LedgerError, Line
 from registry.orders import OrderKind
 from registry.pointers import StaleEpoch, Trial
@@ -51,6 +52,7 @@ def room(tmp_path: pathlib.Path) -> Room:
         model,
         ReleaseSection(),
         cache=served.cache,
+        policy=Policy(),
         epoch=1,
         actor="loop epoch 1",
         text_bytes=64,

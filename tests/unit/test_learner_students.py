@@ -9,10 +9,12 @@ from distill_loop.config import LearnerSection
 from distill_loop.learner import batch, checkpoint, students
 from distill_loop.learner.ngrams import NgramsNet
 from distill_loop.learner.step import Learner
+from distill_loop.release.candidate import logits_of
 from distill_loop.release.export import Exporter
 from distill_loop.release.precheck import Artifact
 from protos.errors import ConfigurationError
-from registry.sections import ModelSection, TensorSpec
+from registry.graph_check.model import check_graph
+from registry.sections import BundlesSection, ModelSection, TensorSpec
 from tests.support.learning import same_bits
 from tests.support.tasks import TASKS, Task
 
@@ -78,6 +80,7 @@ def test_its_graph_answers_alike_at_any_size_and_has_no_loop(task: Task) -> None
     data = exporter.export(learner.net)  # new weights and scales in the same graph
     artifact = Artifact(data, "logits", threads=1)
 
+    check_graph(data, task.model.inputs, logits_of(task.model), BundlesSection())
     for rows in ([task.pair(number).inputs for number in range(7)], [task.pair(3).inputs]):
         inputs = batch.stack(task.inputs, rows)
         np.testing.assert_allclose(artifact.logits(inputs), learner.logits(inputs), atol=1e-5)

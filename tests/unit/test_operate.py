@@ -56,6 +56,24 @@ def test_a_stale_order_is_one_line_and_exit_code_5(folder: pathlib.Path) -> None
     )
 
 
+def test_an_order_is_held_to_the_keys_that_the_configuration_pins(folder: pathlib.Path) -> None:
+    first, second = versions(folder)
+    made = json.loads(everstill("signing-keys", "create", "--json", cwd=folder).stdout)
+    signing = f'[signing]\nkey_file = "signing-key.pem"\npublic_keys = ["{made["public_key"]}"]\nrequired = true\n'
+    config = folder / "everstill.toml"
+    config.write_text(config.read_text() + signing)
+
+    refused = everstill("rollback", cwd=folder)
+    everstill("signing-keys", "sign", first[:6], cwd=folder)
+    done = everstill("rollback", cwd=folder)
+
+    assert refused.returncode == 3
+    assert f"bundle {first} isn't signed" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert done.returncode == 0, done.stderr
+    assert versions(folder) == [first, second, first]
+
+
 def test_a_promotion_past_the_gate_wants_a_reason(folder: pathlib.Path) -> None:
     assert everstill("promote", versions(folder)[0], cwd=folder).returncode == 2
 
@@ -75,7 +93,7 @@ def test_status_and_versions_say_what_holds_and_who_decided(folder: pathlib.Path
     assert (body["written"], body["line"]["number"], body["live"]) == (True, 4, second)
     assert body["line"]["evidence"] == {"reason": ""}
     assert len(body["line"]["config_digest"]) == 64
-    assert [row.split()[-2] for row in table.splitlines() if " pin " in row or " freeze " in row] == ["ann", "bob"]
+    assert [row.split()[-4] for row in table.splitlines() if " pin " in row or " freeze " in row] == ["ann", "bob"]
     assert everstill("unpin", cwd=folder).stdout.startswith(f"{second} is pinned no more")
     assert everstill("unpin", cwd=folder).stdout == "nothing is pinned\n"
 

@@ -1,17 +1,18 @@
 """Hostile and broken bundles: each is refused with its reason, and nothing of it stays in the cache."""
 
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 
 from protos.errors import FormatError, UnavailableError
 from registry import bundle as bundles
-from registry.bundle import GOLDEN, MANIFEST, MODEL, SUMS, BundleError, fetch_bundle, write_bundle
+from registry.bundle import GOLDEN, MANIFEST, MODEL, SUMS, BundleError, write_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.store import FolderStore, open_store
+from tests.support.hostile import publish_raw, sums_of
 from tests.support.students import make_student_files, publish_student
 
 FILES = make_student_files()
@@ -29,18 +30,6 @@ def cache(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "cache"
 
 
-def sums_of(files: Mapping[str, bytes]) -> bytes:
-    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()).encode()
-
-
-def publish_raw(store: FolderStore, files: Mapping[str, bytes], sums: bytes) -> str:
-    """Write a bundle as an attacker would: any files, and sums that the address does fit."""
-    digest = hashlib.sha256(sums).hexdigest()
-    for name, data in {**files, SUMS: sums}.items():
-        store.put(f"bundles/{digest}/{name}", data)
-    return digest
-
-
 def file_of(store: FolderStore, digest: str, name: str) -> pathlib.Path:
     path = store.local_path(f"bundles/{digest}/{name}")
     assert path is not None
@@ -49,7 +38,7 @@ def file_of(store: FolderStore, digest: str, name: str) -> pathlib.Path:
 
 def assert_refused(store: FolderStore, digest: str, cache: pathlib.Path, reason: str) -> None:
     with pytest.raises(BundleError) as refusal:
-        fetch_bundle(store, digest, cache)
+        fetch_bundle(store, digest, cache, Policy())
     assert refusal.value.reason == reason
     assert [path.name for path in cache.iterdir()] == [".lock"]
 
@@ -162,7 +151,7 @@ def test_a_file_that_is_too_large_is_refused(
     store: FolderStore, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = write_bundle(store, FILES)
-    monkeypatch.setattr(bundles, "MAX_FILE_BYTES", len(FILES[MODEL]) - 1)
+    monkeypatch.setitem(bundles.MAX_FILE_BYTES, MODEL, len(FILES[MODEL]) - 1)
 
     assert_refused(store, digest, cache, "oversize")
 
@@ -193,7 +182,7 @@ def test_a_manifest_that_is_none_is_refused(store: FolderStore, cache: pathlib.P
 @pytest.mark.parametrize("digest", ["", "..", "../../etc", "a" * 63, "A" * 64, "a" * 64 + "\n"])
 def test_what_is_no_digest_is_refused(store: FolderStore, cache: pathlib.Path, digest: str) -> None:
     with pytest.raises(BundleError, match="is not a bundle's digest") as refusal:
-        fetch_bundle(store, digest, cache)
+        fetch_bundle(store, digest, cache, Policy())
 
     assert refusal.value.reason == "bad_name"
     assert not cache.exists()
@@ -213,11 +202,11 @@ def test_a_writer_can_not_give_a_file_such_a_name(store: FolderStore, name: str)
 
 def test_a_copy_that_was_tampered_with_is_fetched_anew(store: FolderStore, cache: pathlib.Path) -> None:
     digest = publish_student(store)
-    copy = fetch_bundle(store, digest, cache)
+    copy = fetch_bundle(store, digest, cache, Policy())
     (copy.folder / MODEL).write_bytes(b"tampered")
     (copy.folder / "extra").write_bytes(b"")
 
-    again = fetch_bundle(store, digest, cache)
+    again = fetch_bundle(store, digest, cache, Policy())
 
     assert again == copy
     assert (again.folder / MODEL).read_bytes() == FILES[MODEL]
@@ -226,7 +215,7 @@ def test_a_copy_that_was_tampered_with_is_fetched_anew(store: FolderStore, cache
 
 def test_a_tampered_copy_does_not_stay_when_its_source_is_gone(store: FolderStore, cache: pathlib.Path) -> None:
     digest = publish_student(store)
-    (fetch_bundle(store, digest, cache).folder / MODEL).write_bytes(b"tampered")
+    (fetch_bundle(store, digest, cache, Policy()).folder / MODEL).write_bytes(b"tampered")
     store.delete(f"bundles/{digest}/{MODEL}")
 
     assert_refused(store, digest, cache, "missing_file")
@@ -234,11 +223,11 @@ def test_a_tampered_copy_does_not_stay_when_its_source_is_gone(store: FolderStor
 
 def test_a_verified_copy_serves_when_its_source_is_gone(store: FolderStore, cache: pathlib.Path) -> None:
     digest = publish_student(store)
-    copy = fetch_bundle(store, digest, cache)
+    copy = fetch_bundle(store, digest, cache, Policy())
     for path in store.list("bundles"):
         store.delete(path)
 
-    assert fetch_bundle(store, digest, cache) == copy
+    assert fetch_bundle(store, digest, cache, Policy()) == copy
 
 
 def test_what_a_killed_fetch_left_is_swept(store: FolderStore, cache: pathlib.Path) -> None:
@@ -246,7 +235,7 @@ def test_what_a_killed_fetch_left_is_swept(store: FolderStore, cache: pathlib.Pa
     (cache / ".fetch-killed").mkdir(parents=True)
     (cache / ".fetch-killed" / MODEL).write_bytes(b"half")
 
-    fetch_bundle(store, digest, cache)
+    fetch_bundle(store, digest, cache, Policy())
 
     assert sorted(path.name for path in cache.iterdir()) == sorted([".lock", digest])
 
@@ -258,7 +247,7 @@ def test_a_torn_bundle_is_mended_by_writing_it_again(store: FolderStore, cache: 
 
     assert write_bundle(store, FILES) == digest
 
-    assert fetch_bundle(store, digest, cache).digest == digest
+    assert fetch_bundle(store, digest, cache, Policy()).digest == digest
 
 
 def test_a_cache_that_can_not_be_made_is_unavailable(store: FolderStore, tmp_path: pathlib.Path) -> None:
@@ -266,4 +255,4 @@ def test_a_cache_that_can_not_be_made_is_unavailable(store: FolderStore, tmp_pat
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(UnavailableError, match=r"cannot keep a bundle in .*registry\.cache"):
-        fetch_bundle(store, digest, tmp_path / "file")
+        fetch_bundle(store, digest, tmp_path / "file", Policy())

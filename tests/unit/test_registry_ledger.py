@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.ledger import Ledger, LedgerError, Line
+from registry.ledger import MAX_BYTES, Ledger, LedgerError, Line
 from registry.store import ObjectStore, open_store
 
 MODEL = "filetypes"
@@ -94,6 +94,15 @@ def test_a_torn_line_is_named(store: ObjectStore, ledger: Ledger, data: bytes) -
 
     with pytest.raises(LedgerError, match="line 4 is not a line"):
         ledger.verify()
+
+
+def test_a_line_too_large_to_be_one_is_named_and_not_read(store: ObjectStore, ledger: Ledger) -> None:
+    store.put(path(5), b" " * (MAX_BYTES + 1))
+
+    with pytest.raises(LedgerError, match=r"line 5 is not a line: .*more than the 16,777,216") as told:
+        ledger.verify()
+
+    assert told.value.line == 5
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "00000005.json.bak", "5.json", "sub/00000005.json"])

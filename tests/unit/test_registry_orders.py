@@ -6,10 +6,13 @@ import pathlib
 import pytest
 
 from protos.errors import ConfigurationError, EverstillError
-from registry.bundle import BundleError, version_of
-from registry.orders import Refused
+from registry.bundle import BundleError, sign_bundle, version_of
+from registry.fetching import Policy
+from registry.orders import OrderKind, Refused
 from registry.pointers import Pointers, Trial
+from registry.sections import BundlesSection
 from registry.standing import apply_ledger
+from tests.support.hostile import SIGNER, SIGNING
 from tests.support.served import MODEL, Served, serve
 
 
@@ -86,6 +89,27 @@ def test_a_version_whose_bundle_is_gone_or_torn_is_not_pointed_to(served: Served
         served.order("rollback")
 
     assert (served.live, served.kinds()) == (served.digests[2], [])
+
+
+@pytest.mark.parametrize(
+    "asked", [("promote", {"version": 1}), ("rollback", {}), ("rollback", {"floor": True}), ("pin", {"version": 1})]
+)
+def test_no_order_points_to_what_nobody_pinned_has_signed(
+    served: Served, asked: tuple[OrderKind, dict[str, object]]
+) -> None:
+    kind, options = asked
+    policy = Policy.of(SIGNING, BundlesSection())
+    target = served.digests[0 if "floor" in options else 1]
+    if "version" in options:
+        options = {"version": target[:8]}
+
+    with pytest.raises(BundleError) as refused:
+        served.order(kind, policy=policy, **options)
+    assert (refused.value.reason, served.live, served.kinds()) == ("unsigned", served.digests[2], [])
+    sign_bundle(served.store, target, SIGNER)
+    served.order(kind, policy=policy, **options)
+
+    assert (served.live, served.kinds()) == (target, [kind])
 
 
 def test_the_floor_is_the_first_version_or_the_file_that_was_named(served: Served) -> None:

@@ -13,7 +13,8 @@ from distill_loop.config import ReleaseSection
 from distill_loop.release.candidate import Origin, build_files
 from distill_loop.release.precheck import Artifact, precheck
 from protos.tensors import Array
-from registry.bundle import GOLDEN, MANIFEST, MODEL, fetch_bundle, write_bundle
+from registry.bundle import GOLDEN, MANIFEST, MODEL, write_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.sections import ModelSection
 from registry.store import open_store
 from tests.support.students import build_onnx, expected_logits
@@ -86,7 +87,7 @@ def make_files(kind: Literal["bootstrap", "candidate"] = "candidate") -> dict[st
 def test_a_bundle_of_these_files_is_verified_and_says_where_it_comes_from(tmp_path: pathlib.Path) -> None:
     store = open_store(str(tmp_path / "registry"))
 
-    bundle = fetch_bundle(store, write_bundle(store, make_files()), tmp_path / "cache")
+    bundle = fetch_bundle(store, write_bundle(store, make_files()), tmp_path / "cache", Policy())
 
     manifest = bundle.manifest
     assert (manifest.model, manifest.origin, manifest.parent) == (SECTION.name, "candidate", "ab" * 32)

@@ -13,11 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from distill_loop.config import ReleaseSection
 from distill_loop.release.first_version import examine
 from distill_loop.release.office import ReleaseOffice
+from distill_loop.release.precheck import Artifact
 from protos.errors import ConfigurationError
-from registry.bundle import fetch_bundle
+from registry.fetching import Policy, fetch_bundle
 from registry.golden import unpack_golden
-from registry.sections import ModelSection, TensorSpec
+from registry.sections import BundlesSection, ModelSection, TensorSpec
 from registry.store import open_store
+from tests.support.hostile import KEY, SIGNER, SIGNING
+from tests.support.hostile_graphs import added, elsewhere
 from tests.support.students import build_onnx
 
 NUM_CLASSES = 5
@@ -60,7 +63,25 @@ def _inputs(name: str, datatype: str, *sizes: int) -> ModelSection:
 
 
 WRONG: dict[str, tuple[bytes, ModelSection, dict[str, object], str]] = {
-    "no graph": (b"not a graph", MODEL, {}, "can't be loaded by ONNX Runtime"),
+    "no graph": (b"not a graph", MODEL, {}, r"can't be parsed.*Give one ONNX file"),
+    "weights elsewhere": (
+        changed(elsewhere(location="weights.bin")),
+        MODEL,
+        {},
+        r"lies in 'weights\.bin'.*Give one ONNX file",
+    ),
+    "an operator that nobody has": (
+        changed(added(helper.make_node("Run", ["features"], ["z"], domain="mine"))),
+        MODEL,
+        {},
+        "No gateway would load it",
+    ),
+    "a graph that the runtime refuses": (
+        changed(added(helper.make_node("NoSuchOperator", ["features"], ["z"]))),
+        MODEL,
+        {},
+        "can't be loaded by ONNX Runtime",
+    ),
     "another name": (GRAPH, _inputs("x", "FP32", 4), {}, r"takes the inputs features, \[model\] says x"),
     "another type": (GRAPH, _inputs("features", "INT64", 4), {}, r"takes tensor\(float\) as 'features'.*INT64"),
     "another width": (GRAPH, _inputs("features", "FP32", 9), {}, r"takes the shape \['batch', 4\].*\[-1, 9\]"),
@@ -87,7 +108,7 @@ def test_a_file_that_is_not_what_is_declared_is_refused(what: str, tmp_path: pat
     path.write_bytes(data)
 
     with pytest.raises(ConfigurationError, match=said) as caught:
-        examine(path, model, LIMITS.model_copy(update=limits))
+        examine(path, model, LIMITS.model_copy(update=limits), BundlesSection())
 
     assert "first.onnx" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -95,14 +116,14 @@ def test_a_file_that_is_not_what_is_declared_is_refused(what: str, tmp_path: pat
 
 def test_a_file_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be read: No such file"):
-        examine(tmp_path / "none.onnx", MODEL, LIMITS)
+        examine(tmp_path / "none.onnx", MODEL, LIMITS, BundlesSection())
 
 
 def test_probabilities_are_taken_with_a_note(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "first.onnx"
     path.write_bytes(changed(lambda model: (_bias(0.2)(model), _flat(model))))
 
-    assert "looks like probabilities" in examine(path, MODEL, LIMITS).note
+    assert "looks like probabilities" in examine(path, MODEL, LIMITS, BundlesSection()).note
 
 
 def _flat(model: onnx.ModelProto) -> None:
@@ -116,7 +137,7 @@ def test_a_text_is_read_as_strings_or_through_a_window(kind: str, tmp_path: path
     path = tmp_path / "first.onnx"
     path.write_bytes(_text_graph(kind))
 
-    first = examine(path, model, LIMITS)
+    first = examine(path, model, LIMITS, BundlesSection())
 
     assert first.golden["text"].dtype == object
     assert first.golden_logits_BC.shape == (4, 2)
@@ -148,7 +169,17 @@ def _text_graph(kind: str) -> bytes:
 def make_office(folder: pathlib.Path, path: pathlib.Path, floor: pathlib.Path | None = None) -> ReleaseOffice:
     settings = LIMITS.model_copy(update={"first_version": path, "floor": floor})
     store = open_store(str(folder / "registry"))
-    return ReleaseOffice(store, MODEL, settings, cache=folder / "cache", epoch=1, actor="test", text_bytes=64)
+    return ReleaseOffice(
+        store,
+        MODEL,
+        settings,
+        cache=folder / "cache",
+        policy=Policy.of(SIGNING, BundlesSection()),
+        signer=SIGNER,
+        epoch=1,
+        actor="test",
+        text_bytes=64,
+    )
 
 
 def test_it_is_published_as_it_is_and_the_ledger_says_where_it_is_from(tmp_path: pathlib.Path) -> None:
@@ -160,13 +191,17 @@ def test_it_is_published_as_it_is_and_the_ledger_says_where_it_is_from(tmp_path:
     assert line is not None
     office.apply_ledger()
 
-    bundle = fetch_bundle(office._store, line.digest, tmp_path / "fetched")
+    bundle = fetch_bundle(office._store, line.digest, tmp_path / "fetched", Policy.of(SIGNING, BundlesSection()))
     inputs, logits_BC = unpack_golden(bundle.folder / "golden.npz", SPECS)
     digest = hashlib.sha256(GRAPH).hexdigest()
     assert (line.kind, line.evidence["source"], line.evidence["sha256"]) == ("bootstrap", "file", digest)
     assert (bundle.folder / "model.onnx").read_bytes() == GRAPH
+    assert bundle.signed_by == KEY.id
     assert bundle.manifest.student == {"student": "file", "file": "first.onnx", "sha256": digest}
     np.testing.assert_array_equal(office.artifact(line.digest).logits(inputs), logits_BC)
+    assert office.artifact(line.digest).num_bytes == len(GRAPH)
+    (bundle.folder / "model.onnx.data").write_bytes(b"weights")
+    assert Artifact(bundle.folder / "model.onnx", MODEL.output, threads=1).num_bytes == len(GRAPH) + 7
     live = office.pointers.live()
     assert live is not None
     assert live.digest == line.digest
@@ -199,9 +234,11 @@ def test_a_floor_is_written_down_once_for_each_file_and_the_first_version_comes_
 
     assert released is not None
     assert (line.kind, line.evidence["file"], released.kind) == ("floor", "floor.onnx", "bootstrap")
+    policy = Policy.of(SIGNING, BundlesSection())
+    assert fetch_bundle(office._store, line.digest, tmp_path / "fetched", policy).signed_by == KEY.id
     assert office.apply_ledger().floor == line
     floor.write_bytes(b"no graph")
-    with pytest.raises(ConfigurationError, match=r"release\.floor floor\.onnx can't be loaded"):
+    with pytest.raises(ConfigurationError, match=r"release\.floor floor\.onnx can't be parsed"):
         office.release_floor()
     floor.unlink()
     with pytest.raises(ConfigurationError, match=r"release\.floor .*floor\.onnx can't be read"):

@@ -7,6 +7,7 @@ import pytest
 from distill_loop.config import ReleaseSection
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.release.sources import sources
+from registry.fetching import Policy
 from registry.sections import ModelSection
 from registry.store import open_store
 
@@ -18,6 +19,7 @@ def office(tmp_path: pathlib.Path) -> ReleaseOffice:
         ModelSection(),
         ReleaseSection(),
         cache=tmp_path,
+        policy=Policy(),
         epoch=1,
         actor="a test",
         text_bytes=64,

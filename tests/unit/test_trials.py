@@ -19,6 +19,7 @@ from distill_loop.progress import Progress
 from distill_loop.release.office import ReleaseOffice
 from distill_loop.trials import Trials
 from protos.tensors import Array
+from registry.fetching import Policy
 from registry.ledger import Line
 from registry.sections import ModelSection
 from registry.store import ObjectStore, open_store
@@ -58,7 +59,9 @@ class Room:
         self.store = open_store("memory://")
         self.progress, self.learner = Progress(), FakeLearner()
         self.slices, self.teacher_away = SliceShares(), False
-        self.office = Office(self.store, MODEL, ReleaseSection(), cache=tmp_path, epoch=1, actor="a test", text_bytes=8)
+        self.office = Office(
+            self.store, MODEL, ReleaseSection(), cache=tmp_path, policy=Policy(), epoch=1, actor="a test", text_bytes=8
+        )
         self.trials = Trials(
             self.progress,
             cast(Learner, self.learner),
