@@ -74,7 +74,9 @@ def _arrays(archive: zipfile.ZipFile, file_bytes: int, *, max_members: int) -> d
     """Return the arrays of an archive by name; raises what `_UNREADABLE` names."""
     members = archive.infolist()
     names = [member.filename for member in members]
-    if len(members) > max_members or len(set(names)) != len(names) or not all(name.endswith(SUFFIX) for name in names):
+    if len(members) > max_members:
+        raise ValueError(f"the archive holds {', '.join(names[:8])[:200]}, they are for other tensors")
+    if len(set(names)) != len(names) or not all(name.endswith(SUFFIX) for name in names):
         raise ValueError(f"the archive holds {', '.join(names[:8])[:200]}")
     if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
         raise ValueError("a member is compressed or encrypted")
