@@ -1,6 +1,6 @@
 """What `status`, `versions` and `show` read from the registry, and how they print it. Reads only; works with everything down.
 
-Of a running gateway it also reads /metrics: how much the teacher was asked.
+Of a running gateway it also reads /metrics: how much the teacher was asked, and what waits in the mirror's spools.
 """
 
 import io
@@ -15,7 +15,7 @@ from everstill.config import EverstillSettings
 from everstill.ledger.sentences import describe, power
 from everstill.ledger.story import story
 from everstill.looking import existing_store, known_digests
-from everstill.metrics import Traffic, traffic
+from everstill.metrics import SPOOL_BYTES, Traffic, read, traffic_of
 from everstill.signatures import Signatures
 from registry.bundle import read_manifest, version_of
 from registry.ledger import Ledger, LedgerError, Line
@@ -39,13 +39,15 @@ def status(settings: EverstillSettings) -> dict[str, Any]:
     processes = read_statuses(store, model)
     for body in processes.values():
         body["age_s"] = time.time() - body["time_unix_s"]
+    pages = _pages(model, processes)
     body = {
         "model": model,
         "live": version_of(live.digest) if live else None,
         **_standing(store, model, live),
         "trial": trial.model_dump() if trial else None,
         "processes": processes,
-        "traffic": _traffic(model, processes),
+        "traffic": _traffic(pages),
+        "spooled": _spooled(pages, settings),
         "stream": _which_stream(settings.stream),
     }
     if body["trial"]:
@@ -97,18 +99,29 @@ def _which_stream(settings: StreamSection) -> dict[str, str]:
     return {"kind": "embedded", "where": str(settings.path)}
 
 
-def _traffic(model: str, processes: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what the running gateways count since they started: rows, and those that the teacher was asked about."""
-    rows = asked = 0
-    answered = False
-    for process in processes.values():
-        if process["process"] == "gateway" and is_running(process) and process.get("metrics_address"):
-            counted = traffic(process["metrics_address"], model)
-            if counted is not None:
-                rows, asked, answered = rows + counted.rows, asked + counted.asked, True
-    if not answered:
+def _pages(model: str, processes: dict[str, dict[str, Any]]) -> list[dict[str, float]]:
+    """Return what the running gateways count since they started, of those whose /metrics answers."""
+    read_of = (
+        read(process["metrics_address"], model)
+        for process in processes.values()
+        if process["process"] == "gateway" and is_running(process) and process.get("metrics_address")
+    )
+    return [page for page in read_of if page is not None]
+
+
+def _traffic(pages: list[dict[str, float]]) -> dict[str, Any] | None:
+    """Return how many rows were answered, and about how many the teacher was asked; None where no gateway says."""
+    if not pages:
         return None
+    counted = [traffic_of(page) for page in pages]
+    rows, asked = sum(one.rows for one in counted), sum(one.asked for one in counted)
     return {"rows": rows, "asked": asked, "teacher_share": Traffic(rows, asked).teacher_share}
+
+
+def _spooled(pages: list[dict[str, float]], settings: EverstillSettings) -> dict[str, int] | None:
+    """Return the bytes that wait in the spools of all gateways, and their bound; None where no mirror says."""
+    counts = [int(page[SPOOL_BYTES]) for page in pages if SPOOL_BYTES in page]
+    return {"bytes": sum(counts), "bound_bytes": len(counts) * settings.capture.spool_bytes} if counts else None
 
 
 def is_running(process: dict[str, Any]) -> bool:
@@ -177,6 +190,9 @@ def render_status(body: dict[str, Any]) -> str:
             f"since the gateway started: {counted['rows']:,} rows answered, teacher asked about {counted['asked']:,}{share} "
             "(with what it answered before the first version)"
         )
+    if (spooled := body.get("spooled")) and spooled["bytes"]:
+        held, bound = (f"{spooled[name] / 2**20:,.1f} MiB" for name in ("bytes", "bound_bytes"))
+        lines.append(f"the mirror's spools hold {held} of at most {bound}: what waits for the stream, or the teacher")
     for name, process in processes:
         lines += _process(name, process)
     if (stream := body.get("stream")) and stream["kind"] == "kafka":
@@ -277,14 +293,20 @@ def _labels(labels: dict[str, Any]) -> list[str]:
 def _stream(process: dict[str, Any]) -> list[str]:
     """Return how far a loop is behind its stream, and what of the stream is not accounted for."""
     lines = [f"  it waits for the stream: {process['away']}"] if process.get("away") else []
-    if (lag := process.get("lag")) is not None:
-        waited, stale = process.get("oldest_waiting_s"), process.get("staleness_s")
+    lag, waited, stale = (process.get(name) for name in ("lag", "oldest_waiting_s", "staleness_s"))
+    knows = f"the newest pair that the live version knows is {stale:,.0f} s old" if stale is not None else ""
+    if lag is not None:
         oldest = f", the oldest for {waited:.0f} s" if lag and waited is not None else ""
-        knows = f"; the newest pair that the live version knows is {stale:,.0f} s old" if stale is not None else ""
-        lines.append(f"  {lag:,} messages wait to be read{oldest}{knows}")
+        lines.append(f"  {lag:,} messages wait to be read{oldest}{'; ' * bool(knows)}{knows}")
+    elif knows:
+        lines.append(f"  {knows}")
     accounts = process.get("accounts") or {}
     if accounts.get("accepted") is not None:
-        more = f", {accounts['unconfirmed']:,} were read that no mirror knows of" if accounts.get("unconfirmed") else ""
+        more = (
+            f", {accounts['unconfirmed']:,} were read that no mirror has reported yet"
+            if accounts.get("unconfirmed")
+            else ""
+        )
         lines.append(
             f"  the stream took {accounts['accepted']:,} pairs, {accounts['read']:,} were read, {accounts['open']:,} are open{more}"
         )

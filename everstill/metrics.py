@@ -1,4 +1,4 @@
-"""Counters of a running gateway, read from its /metrics page: how many rows a model answered, and how many the teacher was asked about.
+"""Counters of a running gateway, read from its /metrics page: rows that a model answered, those that the teacher was asked about, bytes in spools.
 
 Decides nothing; a page that doesn't answer is no counters. Used by status, up and the demo; any thread.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 ROWS = "everstill_gateway_rows_total"
 PASS_THROUGH_ROWS = "everstill_gateway_pass_through_rows_total"
 TEACHER_ROWS = "everstill_shadow_teacher_rows_total"
+SPOOL_BYTES = "everstill_shadow_spool_bytes"
 TIMEOUT_S = 2.0
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
 _MODEL = re.compile(r'(?:^|,)model="(?P<model>[^"]*)"')
@@ -31,12 +32,6 @@ class Traffic:
         Not cut at 1: retries, and rows asked about before they are answered, may pass it, and are to be seen.
         """
         return self.asked / self.rows if self.rows else None
-
-
-def traffic(address: str, model: str) -> Traffic | None:
-    """Return a model's rows as the gateway whose metrics are at `address` counts them; None where it doesn't answer."""
-    sums = read(address, model)
-    return None if sums is None else traffic_of(sums)
 
 
 def traffic_of(sums: Mapping[str, float]) -> Traffic:

@@ -4,6 +4,7 @@ Decides what is news: a ledger line, a trial that was opened, a version that a g
 that can't be read for a moment is no news. Main thread.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,10 +18,11 @@ from registry.store import open_store
 
 
 class News:
-    """Looks at every model and remembers what was told."""
+    """Looks at every model and remembers what was told. What a process said before this was made, an earlier run's has said."""
 
     def __init__(self, models: Mapping[str, EverstillSettings]) -> None:
         self._models = models
+        self._begun_unix_s = time.time()
         self._told_lines = {name: len(self._lines(settings)) for name, settings in models.items()}
         self._told_trials: dict[str, str | None] = {}
         self._told_refusals: set[tuple[str, str, str]] = set()
@@ -32,6 +34,7 @@ class News:
         for name, settings in self._models.items():
             try:
                 body = inspect.status(settings)
+                body["processes"] = self._of_this_run(body["processes"])
                 events += self._events(name, settings, body)
             except EverstillError:
                 continue
@@ -61,6 +64,10 @@ class News:
                         **one,
                         "text": f"refused {one['version']}: {one['reason']}",
                     }
+
+    def _of_this_run(self, processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what was said since the start: a loop that died left its last words, and its error isn't the new loop's."""
+        return {name: one for name, one in processes.items() if one["time_unix_s"] >= self._begun_unix_s}
 
     @staticmethod
     def _lines(settings: EverstillSettings) -> list[Line]:

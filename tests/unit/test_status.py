@@ -106,12 +106,33 @@ def test_status_and_versions_say_how_far_the_loop_is_and_what_it_never_saw(folde
 
     assert "7 messages wait to be read, the oldest for 3 s" in text
     assert "the newest pair that the live version knows is 1,500 s old" in text
-    assert "the stream took 1,234 pairs, 1,200 were read, 34 are open, 2 were read that no mirror knows of" in text
+    assert (
+        "the stream took 1,234 pairs, 1,200 were read, 34 are open, 2 were read that no mirror has reported yet" in text
+    )
     assert "5 messages were removed by retention" in text
     assert "gap: pairs/2, offsets 10 to 14" in versions
     assert "gap: pairs/2, replaced at offset 15" in versions
     assert "gap: pairs/2, cut off at offset 30 of 40" in versions
     assert Pointers(store, "filetypes").live() == live
+
+
+def test_while_the_stream_is_away_status_still_says_how_stale_it_is_and_what_is_spooled(folder: pathlib.Path) -> None:
+    page = (
+        'everstill_shadow_spool_bytes{model="filetypes"} 3145728.0\neverstill_shadow_spool_bytes{model="other"} 9e9\n'
+    )
+    with metrics_page(page) as address:
+        store = open_store(str(folder / "registry"))
+        write_status(store, "filetypes", "gateway-1", {"process": "gateway", "metrics_address": address})
+        away = {"process": "loop", "away": "no broker answers", "lag": None, "staleness_s": 1500.0}
+        write_status(store, "filetypes", "loop", away)
+
+        text = everstill("status", cwd=folder).stdout
+        body = json.loads(everstill("status", "--json", cwd=folder).stdout)
+
+    assert "it waits for the stream: no broker answers" in text
+    assert "  the newest pair that the live version knows is 1,500 s old" in text.splitlines()
+    assert "the mirror's spools hold 3.0 MiB of at most" in text
+    assert body["spooled"]["bytes"] == 3 * 2**20
 
 
 SEVERAL = """

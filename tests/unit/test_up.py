@@ -94,6 +94,19 @@ def test_only_what_came_since_the_start_is_news(models: dict[str, EverstillSetti
     assert news.look()[1] == []
 
 
+def test_what_a_loop_that_died_left_is_not_the_new_loop_s_state(models: dict[str, EverstillSettings]) -> None:
+    store = open_store(models["filetypes"].registry.url)
+    write_status(store, "filetypes", "loop", {"process": "loop", "away": "no broker answers", "lag": None})
+    news = News(models)
+
+    (before,), _ = news.look()
+    write_status(store, "filetypes", "loop", {"process": "loop", "away": "", "lag": 3})
+    (after,), _ = news.look()
+
+    assert (before["away"], before["lag"]) == ("", None)
+    assert (after["away"], after["lag"]) == ("", 3)
+
+
 def shown(*, terminal: bool = False) -> tuple[Display, io.StringIO]:
     out = io.StringIO()
     return Display(console=Console(file=out, force_terminal=terminal, width=120, highlight=False)), out
