@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from distill_loop.config import LoopSettings
 from distill_loop.stream import dead_app
-from distill_loop.stream.topics import Brokers, Topic, Wanted, complaint, wanted_topics
-from protos.errors import ConfigurationError, ConflictError, EverstillError
+from distill_loop.stream.topics import Brokers, Topic, Wanted, complaint, remedy, wanted_topics
+from protos.errors import ConfigurationError, ConflictError, EverstillError, UnavailableError
 from registry.config import load_models
 from registry.kafka_options import CREATE_FIX
 from registry.sections import StreamSection
@@ -27,7 +27,6 @@ from registry.stopping import Stopping
 
 PROGRAM = "everstill stream"
 DEFAULT_CONFIG = pathlib.Path("everstill.toml")
-DIFFERS_FIX = "Everstill changes no topic: set these to what the topics have, or let their owner change them"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,32 +92,52 @@ def _open(settings: StreamSection) -> Brokers:
 
 def _topics(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:
     """Check the topics; with --create make those that are missing, and check again."""
-    wanted = wanted_topics(settings, models)
-    created: list[Wanted] = []
-    with _open(settings) as brokers:
-        found = brokers.look(wanted)
-        if parsed.create and (created := [one.wanted for one in found if one.state == "missing"]):
-            brokers.create(created)
-            found = brokers.look(wanted)
+    try:
+        found, created = _looked_at(settings, models, create=parsed.create)
+    except UnavailableError as error:
+        if parsed.json:
+            print(_answer(settings, error.message, error.fix))
+        raise
     names = [one.name for one in created]
     wrong = complaint(found)
-    fix = DIFFERS_FIX if any(one.state == "differs" for one in found) else CREATE_FIX
+    fix = remedy(found) if any(one.state == "differs" for one in found) else CREATE_FIX
     if parsed.json:
-        body = {
-            "bootstrap": settings.kafka.bootstrap,
-            "prefix": settings.prefix,
-            "problem": wrong,
-            "fix": fix if wrong else "",
-            "created": names,
-            "topics": [_body(one) for one in found],
-        }
-        print(json.dumps(body))
+        print(_answer(settings, wrong, fix if wrong else "", names, found))
     else:
         width = max(len(one.wanted.name) for one in found)
         print("\n".join(_line(one, width, created=one.wanted.name in names) for one in found))
     if wrong:
         raise ConfigurationError(wrong, fix=fix)
     return 0
+
+
+def _looked_at(
+    settings: StreamSection, models: Sequence[str], *, create: bool
+) -> tuple[Sequence[Topic], Sequence[Wanted]]:
+    """Return the topics as they are, and those of them that were made now."""
+    wanted = wanted_topics(settings, models)
+    created: list[Wanted] = []
+    with _open(settings) as brokers:
+        found = brokers.look(wanted)
+        if create and (created := [one.wanted for one in found if one.state == "missing"]):
+            brokers.create(created)
+            found = brokers.look(wanted)
+    return found, created
+
+
+def _answer(
+    settings: StreamSection, problem: str, fix: str, created: Sequence[str] = (), topics: Sequence[Topic] = ()
+) -> str:
+    """Return how the topics stand, as --json prints it."""
+    body = {
+        "bootstrap": settings.kafka.bootstrap,
+        "prefix": settings.prefix,
+        "problem": problem,
+        "fix": fix,
+        "created": list(created),
+        "topics": [_body(one) for one in topics],
+    }
+    return json.dumps(body)
 
 
 def _brokers(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:

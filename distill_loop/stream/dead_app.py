@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from distill_loop.stream.dead_letter import Letter
+from distill_loop.stream.dead_letter import REASONS, Letter
 from distill_loop.stream.streams import letters_of, open_writer
 from distill_loop.stream.writer import Outgoing
 from protos.errors import ConfigurationError, FormatError
@@ -26,6 +26,10 @@ from registry.sections import StreamSection
 SHOWN, SHOWN_BYTES = 50, 256
 #: Letters that are sent again in one go.
 REPLAYED_AT_ONCE, REPLAYED_BYTES_AT_ONCE = 500, 16 * 2**20
+_REPLAY_HELP = (
+    "Send dead letters again. That helps once what they died of was mended: a setting, the teacher, the version of a gateway or a loop. "
+    "A letter stays in the list; one that dies again is there once more, marked as sent again."
+)
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -36,15 +40,23 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     """
     dead = commands.add_parser("dead", help="look at dead letters, or send them again")
     actions = dead.add_subparsers(required=True, metavar="ACTION", parser_class=type(shared))
-    listing = actions.add_parser("list", parents=[shared], help="list the newest dead letters")
-    listing.add_argument("--limit", type=int, default=SHOWN, help=f"how many of the newest; {SHOWN} where absent")
+    about_list = "List the newest dead letters. A letter stays in the list after a replay, until retention removes it."
+    listing = actions.add_parser("list", parents=[shared], help="list the newest dead letters", description=about_list)
+    listing.add_argument(
+        "--limit", type=_at_least_one, default=SHOWN, help=f"how many of the newest; {SHOWN} where absent"
+    )
     listing.add_argument("--reason", help="only those of one reason")
     listing.set_defaults(run=_list)
     show = actions.add_parser("show", parents=[shared], help="show one dead letter")
     show.add_argument("number", type=int, help="its number, as `list` tells it")
     show.add_argument("--output", type=pathlib.Path, help="write its bytes to this file")
     show.set_defaults(run=_show)
-    replay = actions.add_parser("replay", parents=[shared], help="send dead letters again")
+    replay = actions.add_parser(
+        "replay",
+        parents=[shared],
+        help="send dead letters again, once what they died of was mended",
+        description=_REPLAY_HELP,
+    )
     replay.add_argument("numbers", type=int, nargs="*", help="their numbers, as `list` tells them")
     replay.add_argument("--reason", help="all of one reason")
     replay.add_argument("--all", action="store_true", help="all of them")
@@ -77,6 +89,7 @@ def replay(settings: StreamSection, model: str, letters: Iterable[Letter]) -> in
 
 
 def _list(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:
+    _check_reason(parsed.reason, settings, models)
     told = {model: _looked_through(settings, model, parsed) for model in models}
     if parsed.json:
         bodies = {
@@ -91,12 +104,12 @@ def _list(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[
         return 0
     for model, (counts, shown) in told.items():
         reasons = ", ".join(f"{_plain(reason)} {num}" for reason, num in counts.most_common())
-        print(f"{model}: {counts.total()} dead letters" + (f" ({reasons})" if reasons else ""))
+        print(f"{model}: {_letters(counts.total())}" + (f" ({reasons})" if reasons else ""))
         for letter, _ in shown:
             source = letter.source
             print(
                 f"{letter.number:>8}  {_time(source.time_unix_ns)}  {_plain(source.kind)}/{source.partition}@{source.offset}  "
-                f"{_plain(letter.reason)}: {_plain(letter.detail)}"
+                f"{_plain(letter.reason)}: {_plain(letter.detail)}{' (sent again)' * _sent_again(letter)}"
             )
     return 0
 
@@ -106,7 +119,7 @@ def _looked_through(
 ) -> tuple[collections.Counter[str], collections.deque[tuple[Letter, int]]]:
     """Return how many letters there are by reason, and the newest that are asked for, without their values but with those's sizes."""
     reasons: collections.Counter[str] = collections.Counter()
-    newest: collections.deque[tuple[Letter, int]] = collections.deque(maxlen=max(parsed.limit, 0))
+    newest: collections.deque[tuple[Letter, int]] = collections.deque(maxlen=parsed.limit)
     for letter in letters_of(settings, model, newest=None):
         reasons[letter.reason] += 1
         if parsed.reason in (None, letter.reason):
@@ -144,6 +157,7 @@ def _show(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[
 def _replay(parsed: argparse.Namespace, settings: StreamSection, models: Sequence[str]) -> int:
     if sum((bool(parsed.numbers), parsed.reason is not None, parsed.all)) != 1:
         raise ConfigurationError("replay takes numbers, --reason or --all", fix="See `everstill stream dead list`")
+    _check_reason(parsed.reason, settings, models)
     if parsed.numbers:
         there = {one.number for one in letters_of(settings, _one_model(models), newest=None)}
         for number in parsed.numbers:
@@ -159,8 +173,11 @@ def _replay(parsed: argparse.Namespace, settings: StreamSection, models: Sequenc
         print(json.dumps({"replayed": sent, "not_whole": cut}))
         return 0
     for model, num in sent.items():
-        left = f"; {cut[model]} were too long to be kept whole, and can't be" if cut[model] else ""
-        print(f"{model}: {num} dead letters sent again{left}")
+        were = "was" if cut[model] == 1 else "were"
+        left = f"; {cut[model]} {were} too long to be kept whole, and can't be" if cut[model] else ""
+        print(f"{model}: {_letters(num)} sent again{left}")
+    if any(sent.values()):
+        print("`everstill stream dead list` shows those that die again")
     return 0
 
 
@@ -179,6 +196,31 @@ class _Asked:
             if self._parsed.reason in (None, letter.reason):
                 self.num_cut += not letter.whole
                 yield letter
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _check_reason(reason: str | None, settings: StreamSection, models: Sequence[str]) -> None:
+    """Raise ConfigurationError where no letter can have this reason: we give no such one, and no other version gave it."""
+    if reason is None or reason in REASONS:
+        return
+    if not any(one.reason == reason for model in models for one in letters_of(settings, model, newest=None)):
+        raise ConfigurationError(
+            f"no dead letter has the reason {reason!r}", fix=f"Known reasons are: {', '.join(REASONS)}"
+        )
+
+
+def _letters(num: int) -> str:
+    return f"{num} dead letter{'' if num == 1 else 's'}"
+
+
+def _sent_again(letter: Letter) -> bool:
+    """Whether it is a replay that died once more."""
+    return REPLAY_HEADER in letter.source.headers
 
 
 def _one_model(models: Sequence[str]) -> str:
@@ -200,7 +242,7 @@ def _plain(text: str) -> str:
 
 
 def _body(letter: Letter, num_bytes: int) -> dict[str, Any]:
-    source = dataclasses.asdict(letter.source)
+    source, sent_again = dataclasses.asdict(letter.source), _sent_again(letter)
     del source["value"], source["headers"]
     return {
         "number": letter.number,
@@ -209,6 +251,7 @@ def _body(letter: Letter, num_bytes: int) -> dict[str, Any]:
         "detail": letter.detail,
         "num_bytes": letter.cut_from or num_bytes,
         "whole": letter.whole,
+        "sent_again": sent_again,
         "cut_headers": letter.cut_headers,
     }
 

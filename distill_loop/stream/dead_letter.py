@@ -47,6 +47,25 @@ KIND, PARTITION, OFFSET, TIME, REASON, DETAIL, DIGEST, CUT_FROM, CUT_HEADERS = (
 )
 ORIGINAL = "original."
 MAX_DETAIL = 500
+#: Every reason that this version gives; a letter of another version may have one of its own. First those of whole messages.
+REASONS = (
+    "undecodable",
+    "undecodable_batch",
+    "oversized",
+    "wrong_schema",
+    "wrong_model",
+    "no_teacher",
+    "wrong_kind",
+    "non_finite",
+    "not_probabilities",
+    "wrong_shape",
+    "wrong_datatype",
+    "wrong_bytes",
+    "wrong_inputs",
+    "bad_identity",
+    "bad_probability",
+    "student_raises",
+)
 #: What two copies of one letter have in common.
 Identity = tuple[str, str, str, str]
 

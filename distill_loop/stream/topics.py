@@ -234,6 +234,24 @@ def complaint(topics: Sequence[Topic]) -> str:
     return "; ".join(said)
 
 
+def remedy(topics: Sequence[Topic]) -> str:
+    """Return what can be done about topics that differ, and by whom: we have a setting for some things, others are fixed."""
+    ours: dict[str, None] = {}
+    fixed: dict[str, None] = {}
+    for topic_ in topics:
+        for one in topic_.differences:
+            if one.setting:
+                ours[one.setting] = None
+            else:
+                fixed[f"partitions of {topic_.wanted.name}" if one.what == "partitions" else one.what] = None
+    said = []
+    if ours:
+        said.append(f"set {', '.join(ours)} to what the topics have, or let their owner change them")
+    if fixed:
+        said.append(f"only the topics' owner can change {', '.join(fixed)}")
+    return f"Everstill changes no topic: {'; '.join(said)}"
+
+
 def _differences(wanted: Wanted, partitions: list[dict[str, Any]], values: dict[str, str]) -> Iterator[Difference]:
     many = wanted.kind in (PAIRS, LABELS)
     if len(partitions) != wanted.partitions:

@@ -82,7 +82,9 @@ def test_letters_are_listed_shown_and_sent_again(
     assert (tmp_path / "bytes").read_bytes() == b"rubbish 1"
     assert replayed.splitlines() == [
         f"{MODEL}: 2 dead letters sent again",
-        f"{MODEL}: 3 dead letters sent again; 1 were too long to be kept whole, and can't be",
+        "`everstill stream dead list` shows those that die again",
+        f"{MODEL}: 3 dead letters sent again; 1 was too long to be kept whole, and can't be",
+        "`everstill stream dead list` shows those that die again",
     ]
     messages = read(stream.consumer(), 5)
     assert [(one.kind, one.partition, one.value) for one in messages] == [
