@@ -3,15 +3,13 @@
 Decides how a result is shown; measures nothing. Called by hand after a measurement, and with --check by a test.
 """
 
-import argparse
 import json
-import sys
 from typing import Any
 
 from benchmarks.harness import ROOT
+from scripts.figures import write_figures
 
 PAGE, RESULT = ROOT / "docs" / "gate.md", ROOT / "benchmarks" / "results" / "gates.json"
-BEGIN, END = "<!-- figures: written by `python -m scripts.document_gates` -->\n", "<!-- end of figures -->\n"
 NAMES = {
     "everstill": "**everstill**, alpha .01",
     "everstill_regulated": "everstill, regulated",
@@ -68,26 +66,9 @@ def _real(name: str, one: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def documented(page: str, result: dict[str, Any]) -> str:
-    """Return a page with its figures replaced."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + shown(result) + END + after
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or with --check say whether it is as it would be written."""
-    parser = argparse.ArgumentParser(prog="scripts.document_gates", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is out of date")
-    parsed = parser.parse_args(arguments)
-    page = PAGE.read_text()
-    wanted = documented(page, json.loads(RESULT.read_text()))
-    if parsed.check:
-        if page != wanted:
-            print(f"{PAGE.name} is out of date: run python -m scripts.document_gates", file=sys.stderr)
-        return int(page != wanted)
-    PAGE.write_text(wanted)
-    return 0
+    return write_figures("document_gates", __doc__, PAGE, shown(json.loads(RESULT.read_text())), arguments)
 
 
 if __name__ == "__main__":
